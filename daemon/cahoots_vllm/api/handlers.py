@@ -1,0 +1,130 @@
+"""What each route answers. Access is checked before, errors become HTTP after."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+from aiohttp import web
+from pydantic import TypeAdapter
+
+from cahoots_vllm.api.access import Peer
+from cahoots_vllm.api.bodies import read_number, read_swap_model
+from cahoots_vllm.api.metrics import render_metrics
+from cahoots_vllm.control.event_hub import EventHub
+from cahoots_vllm.control.log_buffer import LogBuffer, LogEntry
+from cahoots_vllm.control.operations import Caller, Operation, operation_view
+from cahoots_vllm.control.snapshot import StatusReader
+from cahoots_vllm.control.status import Status
+from cahoots_vllm.control.supervisor import Supervisor
+from cahoots_vllm.core.wire import Phase
+
+_STATUS = TypeAdapter(Status)
+_KEEP_ALIVE_S = 15.0
+_LONGEST_WAIT_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    """The handlers and what they read from."""
+
+    supervisor: Supervisor
+    status_reader: StatusReader
+    events: EventHub
+    logs: LogBuffer
+
+    async def status(self, _request: web.Request) -> web.Response:
+        """One snapshot."""
+        status = await self.status_reader.read()
+        return web.Response(body=_STATUS.dump_json(status), content_type="application/json")
+
+    async def swap_model(self, request: web.Request) -> web.Response:
+        """Serve another model."""
+        body = await read_swap_model(request)
+        return _accepted(self.supervisor.swap_model(body.model, _caller(request)))
+
+    async def start(self, request: web.Request) -> web.Response:
+        """Start the worker."""
+        return _accepted(self.supervisor.start(_caller(request)))
+
+    async def stop(self, request: web.Request) -> web.Response:
+        """Stop the worker; the daemon stays."""
+        return _accepted(self.supervisor.stop(_caller(request)))
+
+    async def restart(self, request: web.Request) -> web.Response:
+        """Replace the worker by a fresh one."""
+        return _accepted(self.supervisor.restart(_caller(request)))
+
+    async def operations(self, _request: web.Request) -> web.Response:
+        """The operations that are kept, newest first."""
+        found = [operation_view(o) for o in self.supervisor.operations.newest_first()]
+        return web.json_response({"operations": found})
+
+    async def operation(self, request: web.Request) -> web.Response:
+        """One operation."""
+        id_ = request.match_info["id"]
+        return web.json_response(operation_view(self.supervisor.operations.get(id_)))
+
+    async def wait_operation(self, request: web.Request) -> web.Response:
+        """One operation, once it is over or the timeout has passed."""
+        timeout_s = read_number(request, "timeout", 60.0, _LONGEST_WAIT_S)
+        id_ = request.match_info["id"]
+        operation = await self.supervisor.operations.wait(id_, timeout_s)
+        return web.json_response(operation_view(operation))
+
+    async def abort_operation(self, request: web.Request) -> web.Response:
+        """End an operation and go back to what was before it."""
+        return _accepted(self.supervisor.abort(request.match_info["id"]))
+
+    async def event_stream(self, request: web.Request) -> web.StreamResponse:
+        """Server-sent events (WHATWG HTML, 9.2); `Last-Event-ID` resumes."""
+        last = request.headers.get("Last-Event-ID", "")
+        after = int(last) if last.isdecimal() else None
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
+        )
+        await response.prepare(request)
+        async for event in self.events.subscribe(after, idle_s=_KEEP_ALIVE_S):
+            if event is None:
+                await response.write(b": still here\n\n")
+                continue
+            text = f"id: {event.number}\nevent: {event.type}\ndata: {json.dumps(event.data)}\n\n"
+            await response.write(text.encode())
+        return response
+
+    async def log_lines(self, request: web.Request) -> web.StreamResponse:
+        """Lines of worker and daemon, one JSON object each."""
+        count = int(read_number(request, "n", 200, 100_000))
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        if request.query.get("follow") in ("1", "true"):
+            async for entry in self.logs.follow(count):
+                await response.write(_line(entry))
+        else:
+            for entry in self.logs.last(count):
+                await response.write(_line(entry))
+        return response
+
+    async def health(self, request: web.Request) -> web.Response:
+        """200 or 503, for `level` alive (default) or ready."""
+        phase = self.supervisor.state.phase
+        is_good = request.query.get("level") != "ready" or phase is Phase.READY
+        return web.json_response({"state": str(phase)}, status=200 if is_good else 503)
+
+    async def metrics(self, _request: web.Request) -> web.Response:
+        """Prometheus text."""
+        text = render_metrics(await self.status_reader.read())
+        return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4"})
+
+
+def _caller(request: web.Request) -> Caller:
+    peer: Peer = request["peer"]
+    return Caller(peer.uid, peer.pid)
+
+
+def _accepted(operation: Operation) -> web.Response:
+    headers = {"Location": f"/v1/operations/{operation.id}"}
+    return web.json_response(operation_view(operation), status=202, headers=headers)
+
+
+def _line(entry: LogEntry) -> bytes:
+    return json.dumps(dataclasses.asdict(entry)).encode() + b"\n"

@@ -1,0 +1,93 @@
+"""The OpenAPI 3.1 document, made from the route table and the types behind it."""
+
+import re
+from collections.abc import Iterable
+
+from pydantic import TypeAdapter
+
+from cahoots_vllm import __version__
+from cahoots_vllm.api.bodies import SwapModelBody
+from cahoots_vllm.api.routes import Route
+from cahoots_vllm.control.operations import Operation
+from cahoots_vllm.control.status import Status
+
+_REFS = "#/components/schemas/{model}"
+_PARAMETER = re.compile(r"{(\w+)}")
+_INTERNAL = ("target", "previous")  # an operation's fields that are not shown
+
+
+def build_openapi(routes: Iterable[Route]) -> dict[str, object]:
+    """Return the document."""
+    paths: dict[str, dict[str, object]] = {}
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method.lower()] = _describe(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "cahoots-vllm control API", "version": __version__},
+        "paths": paths,
+        "components": {"schemas": _schemas()},
+    }
+
+
+def _describe(route: Route) -> dict[str, object]:
+    is_operation = route.method in ("POST", "DELETE")
+    described: dict[str, object] = {
+        "summary": (route.handler.__doc__ or "").strip().splitlines()[0],
+        "responses": {
+            "202" if is_operation else "200": _content(route.answer),
+            "default": {
+                "description": "a problem (RFC 9457)",
+                "content": {"application/problem+json": {"schema": _ref("Problem")}},
+            },
+        },
+        "parameters": [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in _PARAMETER.findall(route.path)
+        ],
+    }
+    if route.takes is not None:
+        body = {"application/json": {"schema": _ref(route.takes)}}
+        described["requestBody"] = {"required": True, "content": body}
+    return described
+
+
+def _content(answer: str) -> dict[str, object]:
+    if "/" in answer:
+        return {"description": answer, "content": {answer: {"schema": {"type": "string"}}}}
+    return {"description": answer, "content": {"application/json": {"schema": _ref(answer)}}}
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": _REFS.format(model=name)}
+
+
+def _schemas() -> dict[str, object]:
+    schemas: dict[str, object] = {
+        "Operations": {
+            "type": "object",
+            "properties": {"operations": {"type": "array", "items": _ref("Operation")}},
+        },
+        "Health": {"type": "object", "properties": {"state": {"type": "string"}}},
+        "Problem": {
+            "type": "object",
+            "properties": {
+                name: {"type": "integer" if name == "status" else "string"}
+                for name in ("type", "title", "status", "detail", "remedy", "operation", "cause")
+            },
+            "required": ["type", "title", "detail", "remedy"],
+        },
+    }
+    for name, type_ in (
+        ("Status", Status),
+        ("Operation", Operation),
+        ("SwapModelBody", SwapModelBody),
+    ):
+        schema = TypeAdapter(type_).json_schema(ref_template=_REFS)
+        schemas.update(schema.pop("$defs", {}))
+        schemas[name] = schema
+    operation = schemas["Operation"]
+    if isinstance(operation, dict):
+        for field in _INTERNAL:
+            operation["properties"].pop(field, None)
+        operation["properties"]["problem"] = {"anyOf": [_ref("Problem"), {"type": "null"}]}
+    return schemas

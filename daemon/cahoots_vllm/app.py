@@ -1,0 +1,157 @@
+"""The composition root: builds every part, runs them, takes them down in order."""
+
+import asyncio
+import logging
+import signal
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from cahoots_vllm.api.handlers import Handlers
+from cahoots_vllm.api.routes import build_routes
+from cahoots_vllm.api.server import ApiServer
+from cahoots_vllm.control.announcer import Announcer
+from cahoots_vllm.control.effects import Parts
+from cahoots_vllm.control.event_hub import EventHub, EventType, PublishedEvent
+from cahoots_vllm.control.gpu_release import GpuRelease
+from cahoots_vllm.control.log_buffer import LogBuffer
+from cahoots_vllm.control.preflight import Preflight
+from cahoots_vllm.control.rotation import Rotation
+from cahoots_vllm.control.snapshot import StatusReader
+from cahoots_vllm.control.state_file import StateFile
+from cahoots_vllm.control.supervisor import Supervisor
+from cahoots_vllm.core.settings import Settings
+from cahoots_vllm.core.wire import GROUP
+from cahoots_vllm.gateway.server import GatewayServer
+from cahoots_vllm.host import cgroup, sockets
+from cahoots_vllm.host.children import Children, become_subreaper
+from cahoots_vllm.host.gpu import NvmlReader
+from cahoots_vllm.host.hub import ProcessHub
+from cahoots_vllm.host.notify import Notifier
+from cahoots_vllm.host.paths import Paths
+from cahoots_vllm.worker.leftovers import end_leftovers
+from cahoots_vllm.worker.process import WorkerContext
+
+_LOG = logging.getLogger("cahoots_vllm")
+
+
+class App:
+    """One daemon. `run` returns after a clean stop; an unexpected error ends it."""
+
+    def __init__(self, settings: Settings, paths: Paths, logs: LogBuffer) -> None:
+        """Bind the sockets first: what is wrong with them is said before anything starts."""
+        self._settings = settings
+        self._paths = paths
+        self._notifier = Notifier()
+        self._events = EventHub()
+        self._rotation = Rotation()
+        self._children = Children()
+        self._state_file = StateFile(paths.state_file)
+        sockets.private_directory(paths.runtime_dir, mode=0o755 if paths.is_system else 0o700)
+        self._control = sockets.listen_unix(
+            paths.control_socket, mode=0o660, group=GROUP if paths.is_system else None
+        )
+        self._gateway_listeners = sockets.listen_tcp(settings.gateway.listen, settings.gateway.port)
+        gpus = NvmlReader()
+        self._supervisor = self._build_supervisor(gpus, logs)
+        status = StatusReader(
+            supervisor=self._supervisor,
+            rotation=self._rotation,
+            state_file=self._state_file,
+            gpus=gpus,
+            loaded_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            endpoints=tuple(_endpoint(host, settings) for host in settings.gateway.listen),
+        )
+        routes = build_routes(Handlers(self._supervisor, status, self._events, logs))
+        self._api = ApiServer(routes, self._control)
+        self._gateway = GatewayServer(self._rotation, settings.gateway, self._gateway_listeners)
+
+    def _build_supervisor(self, gpus: NvmlReader, logs: LogBuffer) -> Supervisor:
+        record = self._state_file.load()
+        context = WorkerContext(
+            children=self._children,
+            runtime_dir=self._paths.runtime_dir,
+            cgroup_parent=cgroup.find_delegated(),
+            settings=self._settings.worker,
+        )
+        parts = Parts(
+            context=context,
+            preflight=Preflight(ProcessHub(self._children), self._paths.cache_dir),
+            rotation=self._rotation,
+            release=GpuRelease(gpus),
+            state_file=self._state_file,
+            logs=logs,
+        )
+        settings = self._settings
+        if record.override is not None and record.configured_model == settings.configured_model:
+            settings = replace(settings, override=record.override)
+        return Supervisor(settings, record.generation, parts, Announcer(self._events))
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then stop the worker and return."""
+        become_subreaper()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGCHLD, self._children.reap_orphans)
+        self._events.listen(self._tell)
+        await self._end_leftovers()
+        async with asyncio.TaskGroup() as tasks:
+            await self._api.start()
+            await self._gateway.start()
+            supervision = tasks.create_task(self._supervisor.run(), name="supervisor")
+            self._notifier.ready()
+            _LOG.info("serving at %s", _endpoint("localhost", self._settings))
+            for warning in self._settings.warnings:
+                _LOG.warning("%s", warning)
+            await self._until_told_to_stop()
+            supervision.cancel()
+        await self._gateway.stop()
+        await self._api.stop()
+        self._paths.control_socket.unlink(missing_ok=True)
+
+    async def _end_leftovers(self) -> None:
+        mark = self._state_file.record.worker
+        if mark is None:
+            return
+        count = await end_leftovers(mark)
+        if count:
+            _LOG.warning("ended %d processes that an earlier daemon left behind", count)
+        self._state_file.save(worker=None)
+
+    async def _until_told_to_stop(self) -> None:
+        loop = asyncio.get_running_loop()
+        signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, signals.put_nowait, signum)
+        signum = await signals.get()
+        self._notifier.stopping()
+        _LOG.info("stopping on %s; a second one cuts requests off", signum.name)
+        stopping = asyncio.ensure_future(self._supervisor.shut_down())
+        while not stopping.done():
+            again = asyncio.ensure_future(signals.get())
+            await asyncio.wait((stopping, again), return_when=asyncio.FIRST_COMPLETED)
+            if again.done():
+                self._rotation.cut_off()
+            again.cancel()
+        with suppress(asyncio.CancelledError):
+            await stopping
+        _LOG.info("stopped; no process of the worker is left")
+
+    def _tell(self, event: PublishedEvent) -> None:
+        """Write an event to the log and its phase to systemd."""
+        data = event.data
+        match event.type:
+            case EventType.PHASE | EventType.PROGRESS:
+                _LOG.info("%s", data["text"])
+                self._notifier.status(str(data["text"]))
+            case EventType.DIAGNOSIS:
+                _LOG.error(
+                    "%s: %s: %s; %s; %s",
+                    data["model"], data["cause"], data["evidence"], data["remedy"], data["action"],
+                )  # fmt: skip
+            case EventType.OPERATION:
+                _LOG.debug("operation %s %s", data["id"], data["state"])
+
+
+def _endpoint(host: str, settings: Settings) -> str:
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{settings.gateway.port}{settings.gateway.base_path}"

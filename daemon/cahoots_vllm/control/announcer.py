@@ -1,0 +1,87 @@
+"""Turns what changed in the state into events and sentences."""
+
+from cahoots_vllm.control.event_hub import EventHub, EventType
+from cahoots_vllm.control.operations import Operation, Progress, operation_view
+from cahoots_vllm.core.state import State
+from cahoots_vllm.core.wire import Phase
+
+# Sub-phases tell something only while these phases last.
+_WITH_PROGRESS = (Phase.PREPARING, Phase.STARTING)
+
+
+class Announcer:
+    """Remembers the last progress and publishes what is new."""
+
+    def __init__(self, events: EventHub) -> None:
+        """Nothing was said yet."""
+        self._events = events
+        self._said: tuple[Phase, str, str | None] | None = None
+        self._failure_at: float | None = None
+        self._sub_phase: str | None = None
+        self._fraction: float | None = None
+
+    def note(self, sub_phase: str, fraction: float | None) -> None:
+        """Take the progress of preflight or start."""
+        self._sub_phase, self._fraction = sub_phase, fraction
+
+    def progress(self, state: State) -> Progress:
+        """Return where the daemon's one job is."""
+        phase, model = state.phase, _model(state)
+        is_told = phase in _WITH_PROGRESS or state.checking is not None
+        sub_phase = self._sub_phase if is_told else None
+        fraction = self._fraction if is_told else None
+        text = f"{phase} {model}" if model else str(phase)
+        if state.checking is not None and state.live is not None:
+            text = f"{text}, preparing {state.checking.model}"
+        if sub_phase:
+            text += f": {sub_phase}"
+        if fraction is not None:
+            text += f" {fraction:.0%}"
+        if phase is Phase.BACKOFF and state.last_failure is not None:
+            text += f": {state.last_failure.action}"
+        return Progress(str(phase), text, sub_phase, fraction)
+
+    def changed(self, state: State) -> None:
+        """Publish a new phase or progress, and a failure not yet told."""
+        failure = state.last_failure
+        if failure is not None and failure.at != self._failure_at:
+            self._failure_at = failure.at
+            diagnosis = failure.diagnosis
+            self._events.publish(
+                EventType.DIAGNOSIS,
+                {
+                    "model": failure.goal.model,
+                    "cause": diagnosis.cause.value,
+                    "evidence": diagnosis.evidence,
+                    "remedy": diagnosis.remedy,
+                    "action": failure.action,
+                },
+            )
+        progress = self.progress(state)
+        model = _model(state)
+        said = (state.phase, progress.text, model)
+        if said == self._said:
+            return
+        is_new_phase = self._said is None or (state.phase, model) != (self._said[0], self._said[2])
+        self._said = said
+        if is_new_phase:
+            phase = {"state": str(state.phase), "model": model, "text": progress.text}
+            self._events.publish(EventType.PHASE, phase)
+        else:
+            details = {
+                "text": progress.text,
+                "sub_phase": progress.sub_phase,
+                "fraction": progress.fraction,
+                "model": model,
+            }
+            self._events.publish(EventType.PROGRESS, details)
+
+    def operation(self, operation: Operation) -> None:
+        """Publish a change of an operation."""
+        self._events.publish(EventType.OPERATION, operation_view(operation))
+
+
+def _model(state: State) -> str | None:
+    if state.live is not None:
+        return state.live.plan.goal.model
+    return state.goal.model if state.goal is not None else None

@@ -1,0 +1,176 @@
+"""Carries out what the lifecycle decided: preflight, spawn, drain, stop, wake-up.
+
+Each effect is answered with an event. Owns the worker object and nothing of the state.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import assert_never
+
+from cahoots_vllm.control.gpu_release import GpuRelease
+from cahoots_vllm.control.log_buffer import LogBuffer
+from cahoots_vllm.control.preflight import Preflight
+from cahoots_vllm.control.rotation import Rotation
+from cahoots_vllm.control.state_file import StateFile
+from cahoots_vllm.core.diagnosis import Diagnosis
+from cahoots_vllm.core.events import (
+    Admit,
+    CancelCheck,
+    Check,
+    Checked,
+    CheckFailed,
+    Drain,
+    Drained,
+    Effect,
+    Event,
+    Gone,
+    Spawn,
+    Stop,
+    Tick,
+    WakeAt,
+)
+from cahoots_vllm.core.launch import LaunchSpec, build_env, inherited_env
+from cahoots_vllm.core.phases import StartProgress, parse_line
+from cahoots_vllm.core.secret import is_secret_name
+from cahoots_vllm.core.settings import Settings
+from cahoots_vllm.worker.leftovers import mark_worker
+from cahoots_vllm.worker.process import Reports, Worker, WorkerContext
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the effects work with."""
+
+    context: WorkerContext
+    preflight: Preflight
+    rotation: Rotation
+    release: GpuRelease
+    state_file: StateFile
+    logs: LogBuffer
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    worker: Worker
+    task: asyncio.Task[None]
+
+
+class Effects:
+    """Performs effects as named tasks of the supervisor's group."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        send: Callable[[Event], None],
+        on_progress: Callable[[str, float | None], None],
+    ) -> None:
+        """`send` takes the answers; `on_progress` words and fraction of what takes long."""
+        self._parts = parts
+        self._send = send
+        self._on_progress = on_progress
+        self._running: _Running | None = None
+        self._check: asyncio.Task[None] | None = None
+
+    @property
+    def worker(self) -> Worker | None:
+        """The worker that exists."""
+        return self._running.worker if self._running else None
+
+    def perform(self, effect: Effect, settings: Settings, tasks: asyncio.TaskGroup) -> None:
+        """Start an effect; the answer comes as an event."""
+        match effect:
+            case Check(goal):
+                self._cancel_check()
+                self._check = tasks.create_task(self._run_check(goal, settings), name="preflight")
+            case CancelCheck():
+                self._cancel_check()
+            case Spawn(generation, launch):
+                self._spawn(generation, launch, settings, tasks)
+            case Admit(generation):
+                worker = self.worker
+                if worker is not None and worker.generation == generation:
+                    self._parts.rotation.admit(generation, worker.uds)
+            case Drain(generation):
+                timeout_s = settings.gateway.drain_timeout_s
+                tasks.create_task(self._drain(generation, timeout_s), name=f"drain {generation}")
+            case Stop(generation, at_once):
+                tasks.create_task(self._stop(generation, at_once), name=f"stop {generation}")
+            case WakeAt(at):
+                asyncio.get_running_loop().call_at(at, self._send, Tick())
+            case _:
+                assert_never(effect)
+
+    def _cancel_check(self) -> None:
+        if self._check is not None:
+            self._check.cancel()
+            self._check = None
+
+    async def _run_check(self, goal: LaunchSpec, settings: Settings) -> None:
+        known = tuple(profile.name for profile in settings.profiles)
+        env = _environment(goal, settings, with_token=True)
+        result = await self._parts.preflight.check(goal, env, known, self._on_progress)
+        if isinstance(result, Diagnosis):
+            self._send(CheckFailed(goal, result))
+        else:
+            self._send(Checked(goal, result))
+
+    def _spawn(
+        self, generation: int, launch: LaunchSpec, settings: Settings, tasks: asyncio.TaskGroup
+    ) -> None:
+        self._on_progress("importing", None)
+        reports = Reports(
+            event=self._send,
+            suspect=self._parts.rotation.close,
+            progress=self._report_start,
+            line=lambda text: self._log(generation, text),
+        )
+        worker = Worker(generation, launch, self._parts.context, reports)
+        task = tasks.create_task(self._run(worker, settings), name=f"worker {generation}")
+        self._running = _Running(worker, task)
+
+    async def _run(self, worker: Worker, settings: Settings) -> None:
+        await self._parts.release.remember()
+        env = _environment(worker.launch, settings, with_token=False)
+        secrets = {name: secret.reveal() for name, secret in settings.secret_env}
+        worker.start(env, secrets)
+        if worker.pid is not None:
+            mark = mark_worker(worker.generation, worker.pid)
+            self._parts.state_file.save(generation=worker.generation, worker=mark)
+        await worker.watch()
+
+    def _report_start(self, progress: StartProgress) -> None:
+        self._on_progress(progress.sub_phase, progress.fraction)
+
+    def _log(self, generation: int, text: str) -> None:
+        level = parse_line(text).level
+        self._parts.logs.add("worker", text, level=level, generation=generation)
+
+    async def _drain(self, generation: int, timeout_s: float) -> None:
+        await self._parts.rotation.drain(generation, timeout_s)
+        self._send(Drained(generation))
+
+    async def _stop(self, generation: int, at_once: bool) -> None:  # noqa: FBT001 (the effect's own field)
+        self._parts.rotation.close(generation)
+        running = self._running
+        if running is not None and running.worker.generation == generation:
+            running.task.cancel()
+            with suppress(asyncio.CancelledError):
+                await running.task
+            await self._parts.rotation.retire(generation)
+            await running.worker.stop(at_once=at_once)
+            self._running = None
+            self._parts.state_file.save(worker=None)
+            await self._parts.release.wait()
+        self._send(Gone(generation))
+
+
+def _environment(spec: LaunchSpec, settings: Settings, *, with_token: bool) -> Mapping[str, str]:
+    """Return a child's environment: ours without secrets, `.env`'s, the token if asked."""
+    secret_names = [name for name in os.environ if is_secret_name(name)]
+    env = build_env(spec, inherited_env(os.environ, secret_names), settings.cache_dir)
+    if with_token:
+        env.update((name, secret.reveal()) for name, secret in settings.secret_env)
+    return env

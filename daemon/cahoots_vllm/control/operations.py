@@ -1,0 +1,258 @@
+"""Operations: what was asked of the daemon and takes longer than a second.
+
+One mutating operation at a time. Whether one is over is read off the lifecycle's state after each
+step, so nothing an operation waits for can be missed.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+
+from cahoots_vllm.core.errors import CahootsError, Kind, problem_view
+from cahoots_vllm.core.launch import LaunchSpec
+from cahoots_vllm.core.state import Stage, State
+from cahoots_vllm.core.wire import OperationState
+
+_KEPT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asked, as the kernel says (SO_PEERCRED)."""
+
+    uid: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far it is, in words and, where known, as a fraction 0..1 of the sub-phase."""
+
+    phase: str
+    text: str
+    sub_phase: str | None = None
+    fraction: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why it failed: a kind for programs, the rest for people."""
+
+    kind: Kind
+    detail: str
+    remedy: str
+    cause: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What must be there for the operation to be done; `after` asks for a younger worker."""
+
+    goal: LaunchSpec | None
+    after: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One snapshot of an operation; `params` are the request's."""
+
+    id: str
+    kind: str
+    params: Mapping[str, str]
+    by: Caller
+    started_at: str
+    state: OperationState = OperationState.RUNNING
+    ended_at: str | None = None
+    progress: Progress | None = None
+    result: Mapping[str, str] | None = None
+    problem: Problem | None = None
+    target: Target = field(default_factory=lambda: Target(None), repr=False)
+    # Where an abort goes back to.
+    previous: LaunchSpec | None = field(default=None, repr=False)
+
+
+def operation_view(operation: Operation) -> dict[str, object]:
+    """Return what the API shows of an operation, ready for JSON."""
+    view: dict[str, object] = {
+        "id": operation.id,
+        "kind": operation.kind,
+        "params": dict(operation.params),
+        "by": asdict(operation.by),
+        "state": str(operation.state),
+        "started_at": operation.started_at,
+        "ended_at": operation.ended_at,
+        "progress": asdict(operation.progress) if operation.progress else None,
+        "result": dict(operation.result) if operation.result is not None else None,
+        "problem": None,
+    }
+    problem = operation.problem
+    if problem is not None:
+        more = {"cause": problem.cause} if problem.cause is not None else {}
+        view["problem"] = problem_view(problem.kind, problem.detail, problem.remedy, **more)
+    return view
+
+
+class Operations:
+    """The running operation and the last ones."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._all: dict[str, Operation] = {}
+        self._next = 1
+        self._changed = asyncio.Event()
+
+    @property
+    def running(self) -> Operation | None:
+        """The one mutating operation under way."""
+        newest = next(reversed(self._all.values()), None)
+        return newest if newest is not None and not newest.state.is_over else None
+
+    def newest_first(self) -> list[Operation]:
+        """Return the operations that are kept."""
+        return list(reversed(self._all.values()))
+
+    def get(self, id_: str) -> Operation:
+        """Return an operation. Raises CahootsError (NOT_FOUND)."""
+        if id_ not in self._all:
+            raise CahootsError(
+                Kind.NOT_FOUND, f"no operation {id_}", "list them: cahootsctl operations"
+            )
+        return self._all[id_]
+
+    def begin(
+        self,
+        kind: str,
+        params: Mapping[str, str],
+        by: Caller,
+        target: Target,
+        previous: LaunchSpec | None,
+    ) -> Operation:
+        """Start an operation; the caller has made sure that none is running."""
+        operation = Operation(
+            id=str(self._next),
+            kind=kind,
+            params=params,
+            by=by,
+            started_at=_now(),
+            target=target,
+            previous=previous,
+        )
+        self._next += 1
+        self._put(operation)
+        while len(self._all) > _KEPT:
+            del self._all[next(iter(self._all))]
+        return operation
+
+    def refuse_if_busy(self) -> None:
+        """Raise CahootsError (BUSY) naming the running operation."""
+        running = self.running
+        if running is not None:
+            what = " ".join((running.kind, *running.params.values()))
+            raise CahootsError(
+                Kind.BUSY,
+                f"operation {running.id} ({what}) is running",
+                f"wait for it: cahootsctl operations wait {running.id}; "
+                f"or end it: cahootsctl operations abort {running.id}",
+                operation=running.id,
+            )
+
+    def advance(self, progress: Progress) -> Operation | None:
+        """Note the progress of the running operation; return it if it changed."""
+        running = self.running
+        if running is None or running.progress == progress:
+            return None
+        return self._put(replace(running, progress=progress))
+
+    def settle(self, state: State, result: Mapping[str, str]) -> Operation | None:
+        """End the running operation if the state says that it is over; return it then."""
+        running = self.running
+        if running is None:
+            return None
+        verdict, problem = _verdict(running.target, state)
+        if verdict is OperationState.RUNNING:
+            return None
+        return self._end(running, verdict, result, problem)
+
+    def abort(self, id_: str) -> Operation:
+        """End a running operation as aborted. Raises CahootsError (NOT_FOUND, CONFLICT)."""
+        operation = self.get(id_)
+        if operation.state.is_over:
+            raise CahootsError(
+                Kind.CONFLICT, f"operation {id_} is over", "nothing is left to abort"
+            )
+        problem = Problem(Kind.ABORTED, "aborted on request", "ask again when you want it")
+        return self._end(operation, OperationState.ABORTED, {}, problem)
+
+    async def wait(self, id_: str, timeout_s: float) -> Operation:
+        """Return the operation once it is over, or as it is when the time has run out."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self.get(id_).state.is_over:
+                    await self._changed.wait()
+        except TimeoutError:
+            pass  # the caller sees from the state that it still runs
+        return self.get(id_)
+
+    def _end(
+        self,
+        operation: Operation,
+        state: OperationState,
+        result: Mapping[str, str],
+        problem: Problem | None,
+    ) -> Operation:
+        is_done = state is OperationState.DONE
+        return self._put(
+            replace(
+                operation,
+                state=state,
+                ended_at=_now(),
+                result=result if is_done else None,
+                problem=problem,
+            )
+        )
+
+    def _put(self, operation: Operation) -> Operation:
+        self._all[operation.id] = operation
+        self._changed.set()
+        self._changed = asyncio.Event()
+        return operation
+
+
+def _verdict(target: Target, state: State) -> tuple[OperationState, Problem | None]:
+    """Return whether the target is reached, can no longer be, or is still on its way."""
+    goal, live = target.goal, state.live
+    if goal is None:
+        if state.goal is not None:
+            return _superseded()
+        return (OperationState.DONE if live is None else OperationState.RUNNING), None
+    if state.rejected is not None and state.rejected.goal == goal:
+        diagnosis = state.rejected.diagnosis
+        remedy = f"{diagnosis.remedy} ({state.rejected.action})"
+        problem = Problem(Kind.MODEL_UNUSABLE, diagnosis.evidence, remedy, diagnosis.cause)
+        return OperationState.FAILED, problem
+    if state.goal != goal:
+        return _superseded()
+    if state.is_failed and state.last_failure is not None:
+        diagnosis = state.last_failure.diagnosis
+        kind = Kind.WORKER_FAILED
+        return OperationState.FAILED, Problem(
+            kind, diagnosis.evidence, diagnosis.remedy, diagnosis.cause
+        )
+    is_there = (
+        live is not None
+        and live.stage is Stage.READY
+        and live.plan.goal == goal
+        and not live.is_leaving
+        and live.generation > target.after
+    )
+    return (OperationState.DONE if is_there else OperationState.RUNNING), None
+
+
+def _superseded() -> tuple[OperationState, Problem]:
+    problem = Problem(Kind.ABORTED, "superseded by a newer wish", "see cahootsctl status")
+    return OperationState.ABORTED, problem
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

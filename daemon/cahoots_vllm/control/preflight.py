@@ -1,0 +1,112 @@
+"""Looks before anything is stopped: is the model there, or can it be fetched; what fits it.
+
+Runs while the old worker serves.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from cahoots_vllm.core.diagnosis import Cause, Diagnosis
+from cahoots_vllm.core.launch import LaunchSpec
+from cahoots_vllm.host import snapshots
+from cahoots_vllm.host.blocking import run_blocking
+from cahoots_vllm.host.hub import Fetched, FetchProgress, Hub
+
+_DISK_DEADLINE_S = 30.0
+ProgressSink = Callable[[str, float | None], None]
+
+
+class Preflight:
+    """Turns a goal into a launch spec that can be started offline, or says why not."""
+
+    def __init__(self, hub: Hub, cache_dir: Path) -> None:
+        """`cache_dir` holds the hub's cache below `huggingface/`."""
+        self._hub = hub
+        self._cache_dir = cache_dir
+
+    async def check(
+        self,
+        goal: LaunchSpec,
+        env: Mapping[str, str],
+        known_names: tuple[str, ...],
+        progress: ProgressSink,
+    ) -> LaunchSpec | Diagnosis:
+        """Return what to start, or the diagnosis. `env` is the downloader's, with the token."""
+        if goal.source.startswith("/"):
+            found: Path | Diagnosis = await self._local(goal, known_names)
+        elif goal.source.count("/") == 1 and not goal.source.startswith((".", "~")):
+            found = await self._from_hub(goal, env, known_names, progress)
+        else:
+            found = _unknown(goal, known_names)
+        if isinstance(found, Diagnosis):
+            return found
+        directory = found
+        launch = replace(goal, source=str(directory), is_local=True)
+        limit = await run_blocking(
+            lambda: snapshots.context_limit(directory), deadline_s=_DISK_DEADLINE_S
+        )
+        return _fit_context(launch, limit)
+
+    async def _local(self, goal: LaunchSpec, known: tuple[str, ...]) -> Path | Diagnosis:
+        directory = Path(goal.source)
+        missing = await run_blocking(
+            lambda: snapshots.find_missing(directory), deadline_s=_DISK_DEADLINE_S
+        )
+        if missing is None:
+            return directory
+        evidence = f"{directory} is no complete model: it has no {missing}"
+        return Diagnosis(
+            Cause.HUB_NOT_FOUND, evidence, _name_remedy(goal, known), is_retryable=False
+        )
+
+    async def _from_hub(
+        self,
+        goal: LaunchSpec,
+        env: Mapping[str, str],
+        known: tuple[str, ...],
+        progress: ProgressSink,
+    ) -> Path | Diagnosis:
+        snapshot = await run_blocking(
+            lambda: snapshots.find_snapshot(self._cache_dir, goal.source, goal.revision),
+            deadline_s=_DISK_DEADLINE_S,
+        )
+        if snapshot is not None:
+            return snapshot
+        progress(f"asking the hub for {goal.source}", None)
+        async for report in self._hub.fetch(goal.source, goal.revision, env):
+            match report:
+                case Fetched(path):
+                    return Path(path)
+                case FetchProgress(done, total):
+                    share = done / total if total else None
+                    progress(f"downloading {goal.source}", share)
+                case Diagnosis():
+                    near = _nearest(goal.model, known)
+                    return replace(report, remedy=f"{report.remedy}{near}")
+        return _unknown(goal, known)
+
+
+def _fit_context(launch: LaunchSpec, limit: int | None) -> LaunchSpec:
+    """Keep the default context length within the model's own: vLLM refuses a longer one."""
+    wanted = launch.option("max-model-len")
+    if limit is None or "max-model-len" not in launch.fitted or not isinstance(wanted, int):
+        return launch
+    return launch.with_option("max-model-len", min(wanted, limit))
+
+
+def _unknown(goal: LaunchSpec, known: tuple[str, ...]) -> Diagnosis:
+    evidence = f"{goal.model} is neither a profile, nor a repo (ORG/NAME), nor an absolute path"
+    return Diagnosis(Cause.HUB_NOT_FOUND, evidence, _name_remedy(goal, known), is_retryable=False)
+
+
+def _name_remedy(goal: LaunchSpec, known: tuple[str, ...]) -> str:
+    return f"give ORG/NAME or the absolute path of a model directory{_nearest(goal.model, known)}"
+
+
+def _nearest(name: str, known: tuple[str, ...]) -> str:
+    """Return the known names nearest to what was asked for, as the end of a sentence."""
+    lower = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(name.lower(), list(lower), n=2, cutoff=0.5)
+    return f"; did you mean {' or '.join(lower[n] for n in near)}?" if near else ""

@@ -1,0 +1,61 @@
+"""What survives a daemon restart: the override, the last generation, the worker that runs."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cahoots_vllm.host.files import write_atomically
+from cahoots_vllm.worker.leftovers import WorkerMark
+
+
+class StateRecord(BaseModel):
+    """The state file; unknown fields of a newer version are kept out, not an error."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    version: int = 1
+    override: str | None = None
+    # LOCAL_LLM_MODEL when the override was set: once that changes, the override ends.
+    configured_model: str | None = None
+    generation: int = 0
+    worker: WorkerMark | None = None
+
+
+class StateFile:
+    """Reads once, writes atomically."""
+
+    def __init__(self, path: Path) -> None:
+        """`path` need not exist."""
+        self._path = path
+        self.record = StateRecord()
+        self.error: str | None = None
+
+    def load(self) -> StateRecord:
+        """Return the record; a damaged file is put aside, never a reason not to start."""
+        try:
+            self.record = StateRecord.model_validate_json(self._path.read_bytes())
+        except FileNotFoundError:
+            return self.record
+        except (OSError, ValidationError) as error:
+            self.error = f"{self._path} could not be read and was put aside: {error}".split("\n")[0]
+            self._put_aside()
+        return self.record
+
+    def _put_aside(self) -> None:
+        try:
+            self._path.replace(self._path.with_suffix(".damaged"))
+        except OSError as error:
+            self.error = f"cannot put {self._path} aside: {error.strerror}"
+
+    def save(self, **changes: object) -> None:
+        """Change and write the record. A full disk is kept as `error`: serving goes on."""
+        record = self.record.model_copy(update=changes)
+        if record == self.record and self.error is None:
+            return
+        self.record = record
+        try:
+            write_atomically(self._path, record.model_dump_json(indent=1) + "\n")
+        except OSError as error:
+            self.error = f"cannot write {self._path}: {error.strerror}"
+        else:
+            self.error = None

@@ -1,0 +1,190 @@
+"""The status snapshot of DESIGN §7, as plain frozen values; fields are added, never renamed."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from cahoots_vllm import __version__
+from cahoots_vllm.core.launch import LaunchSpec
+from cahoots_vllm.core.phases import StartProgress
+from cahoots_vllm.core.settings import Settings
+from cahoots_vllm.core.state import Failure, Stage, State
+from cahoots_vllm.host.gpu import Gpu
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """Names: what `.env` says, what answers now, the live override, the profile in use."""
+
+    configured: str
+    serving: str | None
+    override: str | None
+    profile: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """The one worker; `progress` is 0..1 within the sub-phase, `since` of the phase."""
+
+    generation: int
+    pid: int | None
+    phase: str
+    sub_phase: str | None
+    progress: float | None
+    since: str
+    restarts: int
+    gpu_memory_utilization: float | None
+    max_model_len: int | None
+    engine_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestStatus:
+    """Counts: on a worker, queued inside it (unknown here: 0), held until one is ready."""
+
+    running: int
+    waiting: int
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
+class FailureStatus:
+    """The last failure and what was done about it."""
+
+    at: str
+    model: str
+    cause: str
+    evidence: str
+    remedy: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigStatus:
+    """Where the settings came from and when."""
+
+    env_file: str
+    loaded_at: str
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """The engine in use."""
+
+    path: str
+    version: str
+    cpu: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One snapshot. Times are ISO 8601 in UTC, memory in bytes."""
+
+    state: str
+    provider: str | None
+    model: ModelStatus
+    worker: WorkerStatus | None
+    endpoint: tuple[str, ...]
+    requests: RequestStatus
+    last_failure: FailureStatus | None
+    wanted: FailureStatus | None
+    retry_at: str | None
+    config: ConfigStatus
+    engine: EngineStatus
+    gpus: tuple[Gpu, ...]
+    warnings: tuple[str, ...]
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wall:
+    """Turns the loop's monotonic seconds into wall-clock time, by both clocks read at once."""
+
+    now: datetime
+    loop_now: float
+
+    @classmethod
+    def read(cls, loop_now: float) -> "Wall":
+        """Read the wall clock beside the loop's."""
+        return cls(datetime.now(UTC), loop_now)
+
+    def iso(self, at: float) -> str:
+        """Return ISO 8601 in UTC, to the second."""
+        return (self.now - timedelta(seconds=self.loop_now - at)).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the snapshot needs beside settings and state."""
+
+    pid: int | None
+    progress: StartProgress | None
+    requests: RequestStatus
+    gpus: tuple[Gpu, ...]
+    loaded_at: str
+    endpoints: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def build_status(settings: Settings, state: State, facts: Facts, wall: Wall) -> Status:
+    """Return the snapshot."""
+    spec = state.live.plan.launch if state.live else None
+    is_serving = state.live is not None and state.live.stage in (Stage.READY, Stage.DRAINING)
+    return Status(
+        state=state.phase.value,
+        provider=settings.provider,
+        model=ModelStatus(
+            configured=settings.configured_model,
+            serving=spec.model if spec is not None and is_serving else None,
+            override=settings.override,
+            profile=spec.profile if spec is not None else None,
+        ),
+        worker=_worker(settings, state, spec, facts, wall),
+        endpoint=facts.endpoints,
+        requests=facts.requests,
+        last_failure=_failure(state.last_failure, wall),
+        wanted=_failure(state.rejected, wall),
+        retry_at=wall.iso(state.retry_at) if state.retry_at is not None else None,
+        config=ConfigStatus(settings.env_file, facts.loaded_at, None),
+        engine=EngineStatus(settings.engine.path, settings.engine.version, settings.engine.is_cpu),
+        gpus=facts.gpus,
+        warnings=facts.warnings,
+        version=__version__,
+    )
+
+
+def _worker(
+    settings: Settings, state: State, spec: LaunchSpec | None, facts: Facts, wall: Wall
+) -> WorkerStatus | None:
+    if state.live is None or spec is None:
+        return None
+    progress = facts.progress if state.live.stage is Stage.STARTING else None
+    utilization = spec.option("gpu-memory-utilization")
+    length = spec.option("max-model-len")
+    reported = facts.progress.max_model_len if facts.progress else None
+    return WorkerStatus(
+        generation=state.live.generation,
+        pid=facts.pid,
+        phase=state.live.stage.value,
+        sub_phase=progress.sub_phase if progress else None,
+        progress=progress.fraction if progress else None,
+        since=wall.iso(state.live.since),
+        restarts=state.restarts,
+        gpu_memory_utilization=float(utilization) if isinstance(utilization, int | float) else None,
+        max_model_len=reported or (length if isinstance(length, int) else None),
+        engine_version=settings.engine.version,
+    )
+
+
+def _failure(failure: Failure | None, wall: Wall) -> FailureStatus | None:
+    if failure is None:
+        return None
+    diagnosis = failure.diagnosis
+    return FailureStatus(
+        at=wall.iso(failure.at),
+        model=failure.goal.model,
+        cause=diagnosis.cause.value,
+        evidence=diagnosis.evidence,
+        remedy=diagnosis.remedy,
+        action=failure.action,
+    )

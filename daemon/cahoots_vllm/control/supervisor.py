@@ -1,0 +1,199 @@
+"""The one owner of the state: takes events, lets the lifecycle decide, has the effects done.
+
+Everyone else sends it an event or reads a snapshot. An error nobody expected in any of its tasks
+ends the daemon, and systemd starts it again.
+"""
+
+import asyncio
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+
+from cahoots_vllm.control.announcer import Announcer
+from cahoots_vllm.control.effects import Effects, Parts
+from cahoots_vllm.control.operations import Caller, Operation, Operations, Target
+from cahoots_vllm.control.rotation import Refusal
+from cahoots_vllm.core.errors import CahootsError, Kind
+from cahoots_vllm.core.events import Event, Restart, Want
+from cahoots_vllm.core.launch import LaunchSpec
+from cahoots_vllm.core.lifecycle import step
+from cahoots_vllm.core.settings import LOCAL_PROVIDER, Settings, make_launch_spec
+from cahoots_vllm.core.state import State
+from cahoots_vllm.worker.process import Worker
+
+_MAX_MODEL_NAME = 512
+
+
+class Supervisor:
+    """Owns settings, lifecycle state and the running operation."""
+
+    def __init__(
+        self, settings: Settings, generation: int, parts: Parts, announcer: Announcer
+    ) -> None:
+        """`generation` is the last one ever given on this host."""
+        self.settings = settings
+        self.state = State(generation=generation)
+        self.operations = Operations()
+        self._parts = parts
+        self._announcer = announcer
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._effects = Effects(parts, self._events.put_nowait, self._on_progress)
+        self._tasks = asyncio.TaskGroup()
+        self._is_settled = asyncio.Event()
+        self._is_shutting_down = False
+
+    @property
+    def worker(self) -> Worker | None:
+        """The worker that exists."""
+        return self._effects.worker
+
+    async def run(self) -> None:
+        """Start what is wanted and handle events until cancelled."""
+        async with self._tasks:
+            goal = self._goal(self.settings) if self.settings.is_local else None
+            self._handle(Want(goal))
+            while True:
+                self._handle(await self._events.get())
+
+    async def shut_down(self) -> None:
+        """Stop the worker for good and return when nothing of it is left."""
+        self._is_shutting_down = True
+        self._handle(Want(None))
+        while self.state.live is not None:
+            self._is_settled.clear()
+            await self._is_settled.wait()
+
+    # --- what people ask for ---------------------------------------------------------------
+
+    def swap_model(self, model: str | None, by: Caller) -> Operation:
+        """Serve another model; None ends the override and goes back to `.env`'s.
+
+        Raises CahootsError: BAD_REQUEST for a name that cannot be one, BUSY, CONFLICT.
+        """
+        if model is not None:
+            _check_name(model)
+        self._check_may_start()
+        override = None if model in (None, self.settings.configured_model) else model
+        settings = replace(self.settings, override=override)
+        goal = self._goal(settings)
+        params = {"model": model} if model is not None else {"reset": "true"}
+        operation = self._begin("swap-model", params, by, Target(goal))
+        self.settings = settings
+        self._remember_override()
+        self._handle(Want(goal))
+        return self.operations.get(operation.id)
+
+    def start(self, by: Caller) -> Operation:
+        """Start the worker, or try again at once after a failure. Raises CahootsError."""
+        self._check_may_start()
+        goal = self._goal(self.settings)
+        operation = self._begin("start", {}, by, Target(goal))
+        self._handle(Want(goal))
+        return self.operations.get(operation.id)
+
+    def stop(self, by: Caller) -> Operation:
+        """Drain and stop the worker; the daemon stays. Raises CahootsError (BUSY)."""
+        operation = self._begin("stop", {}, by, Target(None))
+        self._handle(Want(None))
+        return self.operations.get(operation.id)
+
+    def restart(self, by: Caller) -> Operation:
+        """Replace the worker by a fresh one of the same kind. Raises CahootsError."""
+        self._check_may_start()
+        goal = self.state.goal or self._goal(self.settings)
+        after = self.state.generation
+        operation = self._begin("restart", {}, by, Target(goal, after))
+        self._handle(Restart() if self.state.goal is not None else Want(goal))
+        return self.operations.get(operation.id)
+
+    def abort(self, id_: str) -> Operation:
+        """End a running operation and want what was wanted before it. Raises CahootsError."""
+        operation = self.operations.abort(id_)
+        previous = operation.previous
+        if operation.kind == "swap-model":
+            self._override(previous.model if previous is not None else None)
+        self._announcer.operation(operation)
+        self._handle(Want(previous))
+        return operation
+
+    # --- inside ----------------------------------------------------------------------------
+
+    def _goal(self, settings: Settings) -> LaunchSpec:
+        return make_launch_spec(settings, settings.wanted_model)
+
+    def _check_may_start(self) -> None:
+        if not self.settings.is_local:
+            raise CahootsError(
+                Kind.CONFLICT,
+                f"LLM_PROVIDER in {self.settings.env_file} is "
+                f"{self.settings.provider or 'not set'}: no local model is wanted",
+                f"set LLM_PROVIDER={LOCAL_PROVIDER} and restart cahoots-vllm",
+            )
+
+    def _begin(self, kind: str, params: Mapping[str, str], by: Caller, target: Target) -> Operation:
+        if self._is_shutting_down:
+            raise CahootsError(Kind.CONFLICT, "the daemon is stopping", "start it again")
+        self.operations.refuse_if_busy()
+        return self.operations.begin(kind, params, by, target, self.state.goal)
+
+    def _on_progress(self, sub_phase: str, fraction: float | None) -> None:
+        self._announcer.note(sub_phase, fraction)
+        self._publish()
+
+    def _handle(self, event: Event) -> None:
+        """Take one step; the only place where the state changes."""
+        now = asyncio.get_running_loop().time()
+        before = self.state
+        self.state, effects = step(before, event, now, jitter=random.random())  # noqa: S311 (no secret)
+        for effect in effects:
+            self._effects.perform(effect, self.settings, self._tasks)
+        rejected = self.state.rejected
+        if rejected is not None and rejected is not before.rejected:
+            # The override goes with the swap that failed: a daemon restart must not try it again.
+            self._override(self.state.goal.model if self.state.goal is not None else None)
+        self._parts.rotation.refuse(self._refusal())
+        self._publish()
+        self._is_settled.set()
+
+    def _publish(self) -> None:
+        self._announcer.changed(self.state)
+        progress = self._announcer.progress(self.state)
+        changed = self.operations.advance(progress)
+        result = {"model": self.state.live.plan.goal.model} if self.state.live is not None else {}
+        changed = self.operations.settle(self.state, result) or changed
+        if changed is not None:
+            self._announcer.operation(changed)
+
+    def _refusal(self) -> Refusal | None:
+        """Return why holding a request would be useless: no worker will come by itself."""
+        state = self.state
+        if state.goal is None:
+            if not self.settings.is_local:
+                message = f"no local model is wanted: LLM_PROVIDER is {self.settings.provider}"
+                return Refusal(message, f"set LLM_PROVIDER={LOCAL_PROVIDER} in .env")
+            return Refusal("the model is stopped", "start it: cahootsctl start")
+        if state.is_failed and state.last_failure is not None:
+            diagnosis = state.last_failure.diagnosis
+            message = f"{state.goal.model} cannot be served: {diagnosis.evidence}"
+            return Refusal(message, diagnosis.remedy)
+        return None
+
+    def _override(self, model: str | None) -> None:
+        override = None if model == self.settings.configured_model else model
+        self.settings = replace(self.settings, override=override)
+        self._remember_override()
+
+    def _remember_override(self) -> None:
+        self._parts.state_file.save(
+            override=self.settings.override, configured_model=self.settings.configured_model
+        )
+
+
+def _check_name(model: str) -> None:
+    is_plain = model.isprintable() and model == model.strip() and not model.startswith("-")
+    if not model or len(model) > _MAX_MODEL_NAME or not is_plain:
+        raise CahootsError(
+            Kind.BAD_REQUEST,
+            "the model's name is empty, too long, or has odd characters",
+            "give ORG/NAME, a profile's name or the absolute path of a model directory",
+        )

@@ -1,0 +1,130 @@
+"""What can happen (events) and what can be done about it (effects).
+
+Events go into core.lifecycle.step, effects come out and are carried out by control.supervisor.
+"""
+
+from dataclasses import dataclass
+
+from cahoots_vllm.core.diagnosis import Diagnosis
+from cahoots_vllm.core.launch import LaunchSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """Somebody wants this goal, None for no worker: a person, `.env`, the provider."""
+
+    goal: LaunchSpec | None
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """A person wants a fresh worker for the same goal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Preflight passed; `launch` is the goal made ready to start (snapshot on disk)."""
+
+    goal: LaunchSpec
+    launch: LaunchSpec
+
+
+@dataclass(frozen=True, slots=True)
+class CheckFailed:
+    """Preflight did not pass."""
+
+    goal: LaunchSpec
+    diagnosis: Diagnosis
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A token came out of this worker."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The worker ended, or cannot be trusted any more, without being asked to."""
+
+    generation: int
+    diagnosis: Diagnosis
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """No request is in flight on this worker any more, or the drain's deadline passed."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """No process of this worker is left."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The time asked for by WakeAt has come."""
+
+
+Event = Want | Restart | Checked | CheckFailed | Ready | Lost | Drained | Gone | Tick
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Run preflight for this goal; answer Checked or CheckFailed."""
+
+    goal: LaunchSpec
+
+
+@dataclass(frozen=True, slots=True)
+class CancelCheck:
+    """Nobody waits for the running preflight any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Start a worker; answer Ready or Lost."""
+
+    generation: int
+    launch: LaunchSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Send requests to this worker."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Take the worker out of rotation, let its requests finish; answer Drained."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Take the worker out of rotation and end its whole tree; answer Gone.
+
+    `at_once`: it already failed or is still starting (vLLM swallows SIGTERM then), so there is
+    nothing to wait for politely.
+    """
+
+    generation: int
+    at_once: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WakeAt:
+    """Send Tick at this time."""
+
+    at: float
+
+
+Effect = Check | CancelCheck | Spawn | Admit | Drain | Stop | WakeAt

@@ -1,0 +1,283 @@
+"""The life of the one job: what is wanted, what is there, and the next step between them.
+
+`step` first takes an event into the state (`_observe`), then walks from what is there towards
+what is wanted (`_advance`): level, not edge. Any step may be interrupted by any event, and the
+next round still does the right thing. The shell (control.supervisor) carries out the effects.
+"""
+
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from cahoots_vllm.core.backoff import DEFAULT_LIMITS, Limits, delay_s
+from cahoots_vllm.core.diagnosis import Diagnosis
+from cahoots_vllm.core.events import (
+    Admit,
+    CancelCheck,
+    Check,
+    Checked,
+    CheckFailed,
+    Drain,
+    Drained,
+    Effect,
+    Event,
+    Gone,
+    Lost,
+    Ready,
+    Restart,
+    Spawn,
+    Stop,
+    Tick,
+    WakeAt,
+    Want,
+)
+from cahoots_vllm.core.launch import LaunchSpec
+from cahoots_vllm.core.state import Failure, Live, Plan, Stage, State
+
+_Step = tuple[State, tuple[Effect, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """What a decision may depend on besides the state: the time, the dice and the patience."""
+
+    now: float
+    jitter: float
+    limits: Limits
+
+
+def step(
+    state: State, event: Event, now: float, *, jitter: float = 0.0, limits: Limits = DEFAULT_LIMITS
+) -> _Step:
+    """Return the state after an event and what has to be done, in order.
+
+    `jitter` is a random number in [0, 1) for the backoff. An event about a worker or a goal that
+    is not the current one is stale and ignored.
+    """
+    state, observed = _observe(state, event, _Moment(now, jitter, limits))
+    state, advanced = _advance(state, now)
+    return state, observed + advanced
+
+
+def _observe(state: State, event: Event, moment: _Moment) -> _Step:
+    match event:
+        case Want():
+            observed = _want(state, event.goal)
+        case Restart():
+            observed = _restart(state)
+        case Checked():
+            observed = _checked(state, event)
+        case CheckFailed():
+            observed = _check_failed(state, event, moment)
+        case Ready():
+            observed = _ready(state, event.generation, moment.now)
+        case Lost():
+            observed = _lost(state, event, moment)
+        case Drained():
+            observed = _drained(state, event.generation, moment.now)
+        case Gone():
+            observed = _gone(state, event.generation)
+        case Tick():
+            observed = _tick(state, moment.now)
+        case _:
+            assert_never(event)
+    return observed
+
+
+def _live(state: State, generation: int, *stages: Stage) -> Live | None:
+    """Return the live worker if it is this generation in one of these stages."""
+    live = state.live
+    if live is None or live.generation != generation or live.stage not in stages:
+        return None
+    return live
+
+
+def _want(state: State, goal: LaunchSpec | None) -> _Step:
+    """Take a new goal; a person's word clears every earlier verdict."""
+    effects: tuple[Effect, ...] = ()
+    if state.checking is not None and state.checking != goal:
+        effects = (CancelCheck(),)
+    plan = state.plan if state.plan is not None and state.plan.goal == goal else None
+    if state.is_failed:
+        plan = None  # what failed may have been mended on disk or at the hub: look again
+    state = replace(
+        _cleared(state),
+        goal=goal,
+        plan=plan,
+        checking=state.checking if not effects else None,
+        rejected=None,
+    )
+    return state, effects
+
+
+def _restart(state: State) -> _Step:
+    """Let the worker be replaced after a fresh preflight; without a worker, try at once."""
+    state = _cleared(state)
+    if state.goal is None:
+        return state, ()  # off: nothing to restart, the caller says so
+    live = state.live
+    if live is not None and live.stage in (Stage.STARTING, Stage.READY):
+        live = replace(live, is_leaving=True)
+    return replace(state, live=live, plan=None), ()
+
+
+def _cleared(state: State) -> State:
+    return replace(state, is_failed=False, strikes=(), starts_in_a_row=0, retry_at=None)
+
+
+def _checked(state: State, event: Checked) -> _Step:
+    if event.goal != state.checking:
+        return state, ()  # stale: another goal is being checked, or none
+    return replace(state, checking=None, plan=Plan(event.goal, event.launch)), ()
+
+
+def _check_failed(state: State, event: CheckFailed, moment: _Moment) -> _Step:
+    """Keep what serves; without that, treat it like a failed start."""
+    goal, diagnosis = event.goal, event.diagnosis
+    if goal != state.checking:
+        return state, ()  # stale: another goal is being checked, or none
+    state = replace(state, checking=None)
+    live = state.live
+    if live is not None and live.stage in (Stage.STARTING, Stage.READY):
+        failure = Failure(moment.now, goal, diagnosis, f"kept {live.plan.goal.model}")
+        live = replace(live, is_leaving=False)
+        kept = replace(state, live=live, goal=live.plan.goal, plan=live.plan)
+        return replace(kept, rejected=failure, last_failure=failure), ()
+    fallback = state.last_good
+    if fallback is not None and fallback.goal != goal:
+        return _fall_back(state, fallback, goal, diagnosis, moment.now), ()
+    return _failed(state, goal, diagnosis, moment)
+
+
+def _ready(state: State, generation: int, now: float) -> _Step:
+    live = _live(state, generation, Stage.STARTING)
+    if live is None:
+        return state, ()  # stale: it was told to stop, or is lost already
+    live = replace(live, stage=Stage.READY, since=now)
+    state = replace(state, live=live, last_good=live.plan, starts_in_a_row=0)
+    return state, (Admit(generation),)
+
+
+def _lost(state: State, event: Lost, moment: _Moment) -> _Step:
+    live = _live(state, event.generation, Stage.STARTING, Stage.READY, Stage.DRAINING)
+    if live is None:
+        return state, ()  # stale, or its end was asked for
+    since_s = moment.now - live.since
+    if live.stage is Stage.READY and since_s >= moment.limits.reset_after_ready_s:
+        state = replace(state, strikes=())
+    stopping, effects = _stop(state, live, moment.now, at_once=True)
+    if live.is_leaving or live.stage is Stage.DRAINING or state.goal != live.plan.goal:
+        return stopping, effects  # it was on its way out: its end is no failure of the goal
+    state, more = _failed(stopping, live.plan.goal, event.diagnosis, moment)
+    return state, effects + more
+
+
+def _drained(state: State, generation: int, now: float) -> _Step:
+    live = _live(state, generation, Stage.DRAINING)
+    if live is None:
+        return state, ()  # stale, or the drain was cancelled: requests go there again
+    return _stop(state, live, now, at_once=False)
+
+
+def _gone(state: State, generation: int) -> _Step:
+    if _live(state, generation, Stage.STOPPING) is None:
+        return state, ()  # stale: only a stop that was asked for is answered
+    return replace(state, live=None), ()
+
+
+def _tick(state: State, now: float) -> _Step:
+    if state.retry_at is None or now < state.retry_at:
+        return state, ()  # an older wake-up: the wait was ended or prolonged
+    return replace(state, retry_at=None), ()
+
+
+def _failed(state: State, goal: LaunchSpec, diagnosis: Diagnosis, moment: _Moment) -> _Step:
+    """Count a failure of the goal: go back to the last good plan, give up, or wait and retry."""
+    now, limits = moment.now, moment.limits
+    strikes = (*(at for at in state.strikes if now - at < limits.window_s), now)
+    row = state.starts_in_a_row
+    is_proven = state.last_good is not None and state.last_good.goal == goal
+    is_over = (
+        not diagnosis.is_retryable
+        or len(strikes) >= limits.failures_in_window
+        or row >= limits.starts_in_a_row
+    )
+    fallback = state.last_good if not is_proven else None
+    if fallback is not None and (is_over or row >= limits.unproven_starts):
+        return _fall_back(state, fallback, goal, diagnosis, now), ()
+    if is_over:
+        failure = Failure(now, goal, diagnosis, "gave up: a person must act")
+        return replace(state, is_failed=True, strikes=strikes, last_failure=failure), ()
+    wait_s = delay_s(len(strikes), moment.jitter, limits)
+    failure = Failure(now, goal, diagnosis, f"trying again in {wait_s:.0f} s")
+    state = replace(state, strikes=strikes, retry_at=now + wait_s, last_failure=failure)
+    return state, (WakeAt(now + wait_s),)
+
+
+def _fall_back(
+    state: State, plan: Plan, goal: LaunchSpec, diagnosis: Diagnosis, now: float
+) -> State:
+    """Let the last good plan be the goal again; status says "serving A, wanted B"."""
+    failure = Failure(now, goal, diagnosis, f"went back to {plan.goal.model}")
+    return replace(
+        _cleared(state), goal=plan.goal, plan=plan, rejected=failure, last_failure=failure
+    )
+
+
+def _stop(state: State, live: Live, now: float, *, at_once: bool) -> _Step:
+    stopping = replace(live, stage=Stage.STOPPING, since=now)
+    return replace(state, live=stopping), (Stop(live.generation, at_once=at_once),)
+
+
+def _advance(state: State, now: float) -> _Step:
+    """Take the next step from what is there towards the goal."""
+    if state.live is not None:
+        return _advance_live(state, state.live, now)
+    if state.goal is None or state.is_failed or state.retry_at is not None:
+        return state, ()
+    if state.plan is None:
+        return _check(state, state.goal)
+    generation = state.generation + 1
+    live = Live(generation, state.plan, Stage.STARTING, now)
+    state = replace(
+        state,
+        live=live,
+        generation=generation,
+        starts_in_a_row=state.starts_in_a_row + 1,
+        restarts=state.restarts + (1 if state.strikes else 0),
+    )
+    return state, (Spawn(generation, live.plan.launch),)
+
+
+def _advance_live(state: State, live: Live, now: float) -> _Step:
+    is_goal = state.goal == live.plan.goal and not live.is_leaving
+    match live.stage:
+        case Stage.STOPPING:
+            return state, ()
+        case Stage.DRAINING:
+            return _take_back(state, live, now) if is_goal else (state, ())
+        case Stage.STARTING | Stage.READY:
+            return (state, ()) if is_goal else _leave(state, live, now)
+        case _:
+            assert_never(live.stage)
+
+
+def _take_back(state: State, live: Live, now: float) -> _Step:
+    """Let a draining worker serve on: the swap was taken back in time, it is still whole."""
+    back = replace(live, stage=Stage.READY, since=now)
+    return replace(state, live=back, plan=live.plan), (Admit(live.generation),)
+
+
+def _leave(state: State, live: Live, now: float) -> _Step:
+    """Let a worker make room, but only for a goal that passed preflight."""
+    if state.goal is not None and state.plan is None:
+        return _check(state, state.goal)
+    if live.stage is Stage.STARTING:
+        return _stop(state, live, now, at_once=True)  # no request was ever sent there
+    draining = replace(live, stage=Stage.DRAINING, since=now)
+    return replace(state, live=draining), (Drain(live.generation),)
+
+
+def _check(state: State, goal: LaunchSpec) -> _Step:
+    if state.checking == goal:
+        return state, ()  # already under way
+    return replace(state, checking=goal), (Check(goal),)

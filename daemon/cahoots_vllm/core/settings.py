@@ -1,0 +1,199 @@
+"""Settings: one immutable value made from defaults, configuration, profile, `.env` and override.
+
+Parsing files is `control.settings_files`; this module only decides.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlsplit
+
+from cahoots_vllm.core.errors import CahootsError, Kind
+from cahoots_vllm.core.launch import (
+    CPU_DEFAULT_UTILIZATION,
+    DEFAULT_OPTIONS,
+    LaunchSpec,
+    Options,
+    merge_options,
+)
+from cahoots_vllm.core.secret import Secret, is_secret_name
+
+GUIDE_MODEL: Final = "Qwen/Qwen3-32B-Instruct"
+GUIDE_URL: Final = "http://localhost:8001/v1"
+LOCAL_PROVIDER: Final = "local"
+_PASSED_THROUGH = ("VLLM_", "HF_", "CUDA_", "NCCL_")
+_TOKEN_KEYS = ("HUGGINGFACE_API_KEY", "HF_TOKEN")
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """Where clients are served and how long they may wait; times in seconds."""
+
+    listen: tuple[str, ...] = ("127.0.0.1", "::1")
+    port: int = 8001
+    base_path: str = "/v1"
+    hold_timeout_s: float = 600.0
+    hold_max: int = 1000
+    drain_timeout_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """How patient the daemon is with a worker; times in seconds."""
+
+    # Failures that never exit (rate limits, a silent hub, a missing compiler): DESIGN §5.
+    start_silence_s: float = 300.0
+    # SIGTERM is swallowed during engine start and hangs with open streams: the next step follows.
+    stop_grace_s: float = 10.0
+    health_interval_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How a model is to be served (`models.d/*.toml`)."""
+
+    name: str
+    file: str
+    source: str | None = None
+    revision: str | None = None
+    options: Options = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """An installed vLLM: a virtual environment with `bin/vllm`."""
+
+    path: str
+    version: str
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether it is the CPU build (vLLM itself tells by "cpu" in the version)."""
+        return "cpu" in self.version
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the daemon was told, validated. Comparable, so that a change can be found by a diff."""
+
+    provider: str | None
+    configured_model: str
+    engine: EngineInfo
+    cache_dir: str
+    env_file: str
+    override: str | None = None
+    gateway: GatewaySettings = GatewaySettings()
+    worker: WorkerSettings = WorkerSettings()
+    profiles: tuple[Profile, ...] = ()
+    options: Options = ()
+    worker_env: tuple[tuple[str, str], ...] = ()
+    secret_env: tuple[tuple[str, Secret], ...] = field(default=(), repr=False)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether Cahoots uses the model on this host."""
+        return self.provider == LOCAL_PROVIDER
+
+    @property
+    def wanted_model(self) -> str:
+        """The model to serve: the live override, else what `.env` says."""
+        return self.override or self.configured_model
+
+
+def find_profile(settings: Settings, model: str) -> Profile | None:
+    """Return the profile a model name means: its name, or the repo it is served from."""
+    for profile in settings.profiles:
+        if profile.name == model:
+            return profile
+    return next((p for p in settings.profiles if p.source == model), None)
+
+
+def make_launch_spec(settings: Settings, model: str) -> LaunchSpec:
+    """Return the launch spec for a model: defaults < configuration < profile."""
+    profile = find_profile(settings, model) or Profile(name=model, file="")
+    source = (profile.source or model).replace("{cache}", settings.cache_dir)
+    defaults = DEFAULT_OPTIONS
+    if settings.engine.is_cpu:
+        defaults = merge_options(defaults, (("gpu-memory-utilization", CPU_DEFAULT_UTILIZATION),))
+    explicit = merge_options(settings.options, profile.options)
+    served = (model,) if source.startswith("/") else tuple(dict.fromkeys((model, source)))
+    return LaunchSpec(
+        model=model,
+        source=source,
+        engine=settings.engine.path,
+        revision=profile.revision,
+        served=tuple(dict.fromkeys((*served, profile.name))),
+        options=merge_options(defaults, explicit),
+        env=settings.worker_env,
+        profile=profile.file or None,
+        fitted=frozenset(name for name, _ in defaults) - {name for name, _ in explicit},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EnvValues:
+    """What `.env` says, in Cahoots' own meaning of the keys (DESIGN §4)."""
+
+    provider: str | None
+    model: str
+    gateway_port: int
+    base_path: str
+    worker_env: tuple[tuple[str, str], ...]
+    secret_env: tuple[tuple[str, Secret], ...]
+    warnings: tuple[str, ...]
+
+
+def read_env(values: Mapping[str, str], env_file: str) -> EnvValues:
+    """Turn the key/value pairs of `.env` into settings; everything else is Cahoots' business.
+
+    Raises CahootsError (BAD_SETTINGS) naming the key, the reason and the remedy.
+    """
+    port, base_path, warnings = _read_url(values.get("LOCAL_LLM_URL") or GUIDE_URL, env_file)
+    passed = {k: v for k, v in values.items() if k.startswith(_PASSED_THROUGH) and v}
+    token = next((values[key] for key in _TOKEN_KEYS if values.get(key)), None)
+    secrets = {k: Secret(v) for k, v in passed.items() if is_secret_name(k)}
+    if token is not None:
+        secrets["HF_TOKEN"] = Secret(token)
+    provider = (values.get("LLM_PROVIDER") or "").strip().lower() or None
+    return EnvValues(
+        provider=provider,
+        model=(values.get("LOCAL_LLM_MODEL") or "").strip() or GUIDE_MODEL,
+        gateway_port=port,
+        base_path=base_path,
+        worker_env=tuple(sorted((k, v) for k, v in passed.items() if k not in secrets)),
+        secret_env=tuple(sorted(secrets.items(), key=lambda pair: pair[0])),
+        warnings=warnings,
+    )
+
+
+def _read_url(url: str, env_file: str) -> tuple[int, str, tuple[str, ...]]:
+    """Return port, base path and warnings of LOCAL_LLM_URL."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 80
+        host = parts.hostname
+    except ValueError as error:
+        raise _bad_url(url, env_file, str(error)) from error
+    if parts.scheme != "http" or not host:
+        raise _bad_url(url, env_file, "it must be an http URL with a host and a port")
+    warnings: tuple[str, ...] = ()
+    if host != "localhost" and not host.startswith("127.") and host != "::1":
+        warnings = (
+            (
+                f"LOCAL_LLM_URL names {host}; the gateway listens on loopback. Containers on "
+                "native Docker cannot reach that: see gateway.listen"
+            ),
+        )
+    return port, parts.path.rstrip("/"), warnings
+
+
+def _bad_url(url: str, env_file: str, reason: str) -> CahootsError:
+    # Not taken apart to be shown: what cannot be parsed raises here again.
+    shown = "it" if "@" in url else re.split("[?#]", url, maxsplit=1)[0]
+    return CahootsError(
+        Kind.BAD_SETTINGS,
+        f"cannot use LOCAL_LLM_URL in {env_file}: {shown}: {reason}",
+        f"set it to something like {GUIDE_URL}",
+    )

@@ -1,0 +1,83 @@
+"""What the lifecycle knows: the goal, the one worker, and what failed.
+
+Owned by control.supervisor; changed by core.lifecycle only.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from cahoots_vllm.core.diagnosis import Diagnosis
+from cahoots_vllm.core.launch import LaunchSpec
+from cahoots_vllm.core.wire import Phase
+
+
+class Stage(StrEnum):
+    """Where a live worker is; its values are a subset of the phases."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A goal that passed preflight, and the launch spec to start for it."""
+
+    goal: LaunchSpec
+    launch: LaunchSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """The worker that exists; `is_leaving` means it must go even if its plan is the goal."""
+
+    generation: int
+    plan: Plan
+    stage: Stage
+    since: float
+    is_leaving: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What failed last and what was done about it."""
+
+    at: float
+    goal: LaunchSpec
+    diagnosis: Diagnosis
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything `step` knows. Times are seconds of the caller's monotonic clock.
+
+    Invariants (tests/unit/core/test_lifecycle.py): at most one worker; generations only grow;
+    `checking` and `retry_at` and `is_failed` exclude each other; without a goal none is set.
+    """
+
+    goal: LaunchSpec | None = None
+    plan: Plan | None = None
+    live: Live | None = None
+    checking: LaunchSpec | None = None
+    last_good: Plan | None = None
+    rejected: Failure | None = None
+    last_failure: Failure | None = None
+    is_failed: bool = False
+    strikes: tuple[float, ...] = ()
+    starts_in_a_row: int = 0
+    retry_at: float | None = None
+    generation: int = 0
+    restarts: int = 0
+
+    @property
+    def phase(self) -> Phase:
+        """Return the phase shown to people."""
+        if self.live is not None:
+            return Phase(self.live.stage.value)
+        if self.goal is None:
+            return Phase.OFF
+        if self.is_failed:
+            return Phase.FAILED
+        return Phase.BACKOFF if self.retry_at is not None else Phase.PREPARING

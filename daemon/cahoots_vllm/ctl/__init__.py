@@ -1,0 +1,1 @@
+"""cahootsctl: standard library and `core.wire` only."""

@@ -1,0 +1,121 @@
+"""The command line's grammar."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from cahoots_vllm.ctl import verbs
+
+_EPILOG = """exit status:
+  0 done   1 failed   2 usage   3 not ready (status, wait)   4 daemon unreachable
+  5 timed out   77 not permitted   78 bad settings   130 interrupted"""
+
+_Verb = Callable[[verbs.Context], int]
+_Add = Callable[[str, _Verb, str], argparse.ArgumentParser]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; a parsed verb is in `run`, a function of a `verbs.Context`."""
+    parser = argparse.ArgumentParser(
+        prog="cahootsctl",
+        description="Show and change what cahoots-vllm serves.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(json=False, socket=None)
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
+    _accept_everywhere(parser)
+    add = _verb_adder(parser.add_subparsers(metavar="VERB", required=True).add_parser)
+    add("status", verbs.status, "show what is served and how it is doing")
+    _add_changes(add)
+    wait = add("wait", verbs.wait, "wait until the worker is ready")
+    wait.add_argument("--timeout", type=_seconds, metavar="S", help="give up after S seconds")
+    wait.add_argument("--no-progress", action="store_true", help="be silent while waiting")
+    logs = add("logs", verbs.logs, "show what worker and daemon said")
+    logs.add_argument("-n", "--lines", type=_count, default=200, metavar="N", help="default: 200")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until Ctrl-C")
+    add("events", verbs.events, "show what happens, until Ctrl-C")
+    _add_operations(add("operations", verbs.operations_list, "list what was asked of the daemon"))
+    return parser
+
+
+def _add_changes(add: _Add) -> None:
+    swap = add("swap-model", verbs.swap_model, "serve another model")
+    which = swap.add_mutually_exclusive_group(required=True)
+    which.add_argument("model", nargs="?", metavar="MODEL", help="a repo id or a directory")
+    which.add_argument("--reset", action="store_true", help="serve the model of .env again")
+    changes = [
+        swap,
+        add("start", verbs.start, "start the worker"),
+        add("stop", verbs.stop, "stop the worker; the daemon stays"),
+        add("restart", verbs.restart, "stop and start the worker"),
+    ]
+    for change in changes:
+        change.add_argument(
+            "--no-wait", action="store_true", help="print the operation's id and return"
+        )
+
+
+def _add_operations(parser: argparse.ArgumentParser) -> None:
+    add = _verb_adder(parser.add_subparsers(metavar="ACTION").add_parser)
+    add("list", verbs.operations_list, "list operations, newest first (default)")
+    for name, run, what in (
+        ("show", verbs.operations_show, "show one operation"),
+        ("wait", verbs.operations_wait, "wait until it is over"),
+        ("abort", verbs.operations_abort, "end it and wait until it has ended"),
+    ):
+        add(name, run, what).add_argument("id", type=_operation_id, metavar="ID")
+
+
+def _verb_adder(add_parser: Callable[..., argparse.ArgumentParser]) -> _Add:
+    def add(name: str, run: _Verb, what: str) -> argparse.ArgumentParser:
+        parser = add_parser(name, help=what, description=what, allow_abbrev=False)
+        parser.set_defaults(run=run)
+        _accept_everywhere(parser)
+        return parser
+
+    return add
+
+
+def _accept_everywhere(parser: argparse.ArgumentParser) -> None:
+    """Accept the common options here; absent, they leave alone what stood before the verb."""
+    suppress = argparse.SUPPRESS
+    parser.add_argument("--json", action="store_true", default=suppress, help="answer in JSON")
+    parser.add_argument("--socket", default=suppress, metavar="PATH", help="the daemon's socket")
+
+
+class _Version(argparse.Action):
+    """Print the installed version; looked up only when asked, since that is slow."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_unused: object) -> None:
+        """Print and exit."""
+        from importlib import metadata  # noqa: PLC0415 (loads `email`)
+
+        try:
+            version = metadata.version("cahoots-vllm")
+        except metadata.PackageNotFoundError:
+            version = "(not installed, run from its source)"
+        sys.stdout.write(f"cahootsctl {version}\n")
+        parser.exit()
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(text)
+    return seconds
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 0:
+        raise ValueError(text)
+    return count
+
+
+def _operation_id(text: str) -> str:
+    """Accept what can stand in a URL path as it is."""
+    if not (text.isascii() and text.isalnum()):
+        raise ValueError(text)
+    return text

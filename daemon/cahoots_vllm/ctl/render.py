@@ -1,0 +1,162 @@
+"""The status object as text: what a tired administrator needs at night, in about ten lines. Pure.
+
+Fields may be missing: an older daemon has fewer of them.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from cahoots_vllm.core.wire import Phase
+from cahoots_vllm.ctl.text import (
+    Json,
+    Line,
+    Row,
+    Tone,
+    age,
+    clock,
+    duration,
+    instant,
+    join,
+    layout,
+    percent,
+)
+
+_GIB = 1 << 30
+_TONES: dict[str, Tone] = {Phase.READY: Tone.GOOD, Phase.FAILED: Tone.BAD, Phase.BACKOFF: Tone.BAD}
+
+
+def status_lines(status: Json, now: datetime, width: int) -> list[Line]:
+    """Render the whole status; times are shown in the time zone of `now`."""
+    return layout(_rows(status, now), width)
+
+
+def _rows(status: Json, now: datetime) -> Iterator[Row]:
+    state = str(status.get("state"))
+    yield Row("state", state_text(status, now), _TONES.get(state, Tone.WARNING))
+    yield from _model_rows(status, now)
+    yield from _worker_rows(status, now)
+    yield Row("endpoint", endpoint(status))
+    yield Row("requests", _requests(status.get("requests") or {}))
+    if failure := status.get("last_failure"):
+        yield from _failure_rows(failure, now)
+    if error := (status.get("config") or {}).get("error"):
+        yield Row("config", f"not applied, the last good settings stay: {error}", Tone.BAD)
+    for gpu in status.get("gpus") or ():
+        yield Row(f"gpu {gpu.get('index')}", _gpu(gpu))
+    for warning in status.get("warnings") or ():
+        yield Row("warning", str(warning), Tone.WARNING)
+
+
+def state_text(status: Json, now: datetime) -> str:
+    """Say the phase and what it waits for: `starting: loading weights 50 %`."""
+    state = str(status.get("state"))
+    worker = status.get("worker") or {}
+    match state:
+        case Phase.OFF:
+            return f"off: {_why_off(status)}"
+        case Phase.BACKOFF:
+            at = instant(status.get("retry_at"))
+            wait = f" in {duration((at - now).total_seconds())}" if at else ""
+            return f"backoff: tries again{wait}"
+        case Phase.FAILED:
+            return "failed: it will not be tried again until a person acts"
+        case _:
+            sub_phase = worker.get("sub_phase")
+            said = f": {sub_phase}{percent(worker.get('progress'))}" if sub_phase else ""
+            return f"{state}{said}"
+
+
+def _why_off(status: Json) -> str:
+    provider = status.get("provider")
+    if provider not in {None, "local"}:
+        return f"LLM_PROVIDER is {provider}, so no worker is wanted"
+    return "stopped by hand, `cahootsctl start` starts it"
+
+
+def _model_rows(status: Json, now: datetime) -> Iterator[Row]:
+    model = status.get("model") or {}
+    configured, serving, override = (
+        model.get(key) for key in ("configured", "serving", "override")
+    )
+    profile = f"profile {model['profile']}" if model.get("profile") else ""
+    if serving and serving not in {configured, override}:
+        yield Row("model", join(str(serving), f"configured as {override or configured}", profile))
+    else:
+        yield Row("model", join(str(override or configured or "none configured"), profile))
+    if override:
+        instead = f"set by swap-model, instead of {configured}"
+        yield Row("override", f"{instead}; `cahootsctl swap-model --reset` ends it", Tone.WARNING)
+    if wanted := status.get("wanted"):
+        when = clock(wanted.get("at"), now)
+        text = f"{wanted.get('model')} did not start at {when}: {wanted.get('cause')}"
+        yield Row("wanted", text, Tone.BAD)
+        yield from details(wanted)
+
+
+def _worker_rows(status: Json, now: datetime) -> Iterator[Row]:
+    engine = status.get("engine") or {}
+    worker = status.get("worker")
+    if not worker:
+        yield Row("worker", "none")
+        return
+    since = worker.get("since")
+    yield Row(
+        "worker",
+        join(
+            f"pid {worker.get('pid')}",
+            f"generation {worker.get('generation')}",
+            f"{worker.get('phase')} since {clock(since, now)} ({age(since, now)})",
+            f"restarts {worker.get('restarts', 0)}",
+        ),
+    )
+    context = worker.get("max_model_len")
+    utilization = worker.get("gpu_memory_utilization")
+    version = worker.get("engine_version") or engine.get("version") or "of unknown version"
+    yield Row(
+        "engine",
+        join(
+            f"vLLM {version}{' on CPU' if engine.get('cpu') else ''}",
+            f"context {context} tokens" if context else "",
+            # On CPU the option exists but bounds nothing.
+            f"GPU memory {utilization}" if utilization and not engine.get("cpu") else "",
+        ),
+    )
+
+
+def endpoint(document: Json) -> str:
+    """Return the URL clients use, of a status or of an operation's result."""
+    urls = document.get("endpoint") or []
+    return ", ".join(map(str, urls)) if isinstance(urls, list) else str(urls)
+
+
+def _requests(requests: Json) -> str:
+    return join(*(f"{requests.get(key, 0)} {key}" for key in ("running", "waiting", "held")))
+
+
+def _failure_rows(failure: Json, now: datetime) -> Iterator[Row]:
+    at = failure.get("at")
+    text = f"{failure.get('cause')} at {clock(at, now)} ({age(at, now)} ago)"
+    action = failure.get("action")
+    yield Row("failure", f"{text}, then: {action}" if action else text, Tone.WARNING)
+    yield from details(failure)
+
+
+def details(diagnosis: Json) -> Iterator[Row]:
+    """Give a diagnosis' evidence and remedy, where it has them."""
+    for label in ("evidence", "remedy"):
+        if text := diagnosis.get(label):
+            yield Row(f"  {label}", str(text))
+
+
+def _gpu(gpu: Json) -> str:
+    used, total = (
+        f"{gpu[key] / _GIB:.1f}" if gpu.get(key) is not None else "?"
+        for key in ("memory_used", "memory_total")
+    )
+    busy, celsius = gpu.get("utilization"), gpu.get("temperature")
+    return join(
+        str(gpu.get("name")),
+        f"{used} of {total} GiB used",
+        f"{busy} % busy" if busy is not None else "",
+        f"{celsius} °C" if celsius is not None else "",
+    )

@@ -1,0 +1,173 @@
+"""What each verb does: ask the daemon, show the answer, return the exit status."""
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from cahoots_vllm.core.errors import CahootsError, Kind
+from cahoots_vllm.core.wire import ExitCode, OperationState, Phase
+from cahoots_vllm.ctl.client import Client
+from cahoots_vllm.ctl.console import Console
+from cahoots_vllm.ctl.follow import follow_operation, local_now, wait_until_ready
+from cahoots_vllm.ctl.render import status_lines
+from cahoots_vllm.ctl.sentences import event_line, log_line, operation_lines, operation_table
+from cahoots_vllm.ctl.text import Json, Line
+
+_SILENCE_S = 45.0  # three keep-alive comments of the event stream missed
+
+
+class Context(NamedTuple):
+    """What every verb works with."""
+
+    client: Client
+    console: Console
+    args: argparse.Namespace
+
+
+def status(ctx: Context) -> int:
+    """Show the snapshot; done only when the worker is ready."""
+    document = ctx.client.call("GET", "/v1/status")
+    ctx.console.result(document, status_lines(document, local_now(), ctx.console.width))
+    return ExitCode.DONE if document.get("state") == Phase.READY else ExitCode.NOT_READY
+
+
+def swap_model(ctx: Context) -> int:
+    """Serve another model, or again the one of `.env`."""
+    body: Json = {"reset": True} if ctx.args.reset else {"model": ctx.args.model}
+    return _change(ctx, "swap-model", body)
+
+
+def start(ctx: Context) -> int:
+    """Start the worker."""
+    return _change(ctx, "start", {})
+
+
+def stop(ctx: Context) -> int:
+    """Stop the worker; the daemon stays."""
+    return _change(ctx, "stop", {})
+
+
+def restart(ctx: Context) -> int:
+    """Stop and start the worker."""
+    return _change(ctx, "restart", {})
+
+
+def _change(ctx: Context, kind: str, body: Json) -> int:
+    operation = ctx.client.call("POST", f"/v1/{kind}", body)
+    if ctx.args.no_wait:
+        ctx.console.result(operation, [Line(str(operation.get("id")))])
+        return ExitCode.DONE
+    return follow_operation(ctx.client, ctx.console, operation, wanted=OperationState.DONE)
+
+
+def wait(ctx: Context) -> int:
+    """Wait until the worker is ready."""
+    return wait_until_ready(
+        ctx.client,
+        ctx.console,
+        timeout_s=ctx.args.timeout,
+        shows_progress=not ctx.args.no_progress,
+    )
+
+
+def operations_list(ctx: Context) -> int:
+    """List what was asked of this daemon."""
+    document = ctx.client.call("GET", "/v1/operations")
+    ctx.console.result(document, operation_table(document.get("operations") or [], local_now()))
+    return ExitCode.DONE
+
+
+def operations_show(ctx: Context) -> int:
+    """Show one operation."""
+    operation = ctx.client.call("GET", f"/v1/operations/{ctx.args.id}")
+    ctx.console.result(operation, operation_lines(operation, local_now(), ctx.console.width))
+    return ExitCode.DONE
+
+
+def operations_wait(ctx: Context) -> int:
+    """Wait for an operation as the verb that began it would have."""
+    operation = ctx.client.call("GET", f"/v1/operations/{ctx.args.id}")
+    return follow_operation(ctx.client, ctx.console, operation, wanted=OperationState.DONE)
+
+
+def operations_abort(ctx: Context) -> int:
+    """Abort an operation and wait until it has ended."""
+    path = f"/v1/operations/{ctx.args.id}"
+    ctx.client.call("DELETE", path)
+    operation = ctx.client.call("GET", path)
+    return follow_operation(ctx.client, ctx.console, operation, wanted=OperationState.ABORTED)
+
+
+def logs(ctx: Context) -> int:
+    """Show log entries; with --follow until interrupted."""
+    follow = ctx.args.follow
+    path = f"/v1/logs?n={ctx.args.lines}&follow={int(follow)}"
+    # A worker with nothing to say is silent for hours, and the stream has no keep-alive.
+    for line in ctx.client.stream(path, silence_s=None if follow else _SILENCE_S):
+        if line:
+            entry = _object(line)
+            ctx.console.record(entry, log_line(entry, local_now()))
+    if follow:
+        raise _ended()
+    return ExitCode.DONE
+
+
+def events(ctx: Context) -> int:
+    """Show events until interrupted."""
+    for event in server_sent_events(ctx.client.stream("/v1/events", silence_s=_SILENCE_S)):
+        line = event_line(event["event"], event["data"], local_now())
+        ctx.console.record(event, line)
+    raise _ended()
+
+
+def server_sent_events(lines: Iterable[str]) -> Iterator[Json]:
+    """Parse a text/event-stream (WHATWG HTML, section 9.2) whose data is JSON.
+
+    Yields {"id", "event", "data"}; comments, unknown fields and events without data are dropped.
+    """
+    event_id: str | None = None
+    name, data = "message", list[str]()
+    for line in lines:
+        field, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        match field:
+            case "" if not line and data:
+                yield {"id": event_id, "event": name, "data": _object("\n".join(data))}
+                name, data = "message", []
+            case "" if not line:
+                name = "message"
+            case "event":
+                name = value
+            case "data":
+                data.append(value)
+            case "id":
+                event_id = value
+            case _:
+                continue
+
+
+def _object(text: str) -> Json:
+    try:
+        entry = json.loads(text)
+    except ValueError as error:
+        raise _garbled() from error
+    if not isinstance(entry, dict):
+        raise _garbled()
+    return entry
+
+
+def _garbled() -> CahootsError:
+    return CahootsError(
+        Kind.INTERNAL,
+        "cannot understand the daemon's stream: an entry is not a JSON object",
+        "compare `cahootsctl --version` with the version in `cahootsctl status --json`",
+    )
+
+
+def _ended() -> CahootsError:
+    return CahootsError(
+        Kind.UNREACHABLE,
+        "cannot go on: the daemon ended the stream",
+        "see `systemctl status cahoots-vllm`",
+    )

@@ -1,0 +1,1 @@
+"""The HTTP front at LOCAL_LLM_URL."""

@@ -1,0 +1,1 @@
+"""Adapters to the host; none knows another."""

@@ -1,0 +1,144 @@
+"""Child processes: started in a session of their own, watched through a pidfd, reaped by pid.
+
+asyncio's own subprocess support is not used: the daemon is a subreaper (prctl(2),
+PR_SET_CHILD_SUBREAPER), so orphans of a worker become its children, and each child must be waited
+for by its own pid. A `waitpid(-1)` anywhere would steal exit statuses.
+"""
+
+import asyncio
+import ctypes
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cahoots_vllm.core.errors import CahootsError, Kind
+
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_TASK_CHILDREN = Path("/proc/self/task")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to run; `cgroup` is a directory the child enters before its program starts."""
+
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    cwd: str = "/"
+    stdout: int | None = None
+    cgroup: Path | None = None
+
+
+class Child:
+    """One child process; `exit_status` resolves once it is gone and reaped.
+
+    The status is Popen's: an exit code, or minus the signal's number.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], pidfd: int) -> None:
+        """Watch the pidfd: it becomes readable when the process ends (pidfd_open(2))."""
+        self.pid = process.pid
+        self._process = process
+        self._pidfd = pidfd
+        self._loop = asyncio.get_running_loop()
+        self.exit_status: asyncio.Future[int] = self._loop.create_future()
+        self._loop.add_reader(pidfd, self._reap)
+
+    def _reap(self) -> None:
+        status = self._process.poll()
+        if status is None:
+            return
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._pidfd = -1
+        if not self.exit_status.done():
+            self.exit_status.set_result(status)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not been reaped yet."""
+        return self._pidfd >= 0
+
+    def send_signal(self, signum: signal.Signals) -> None:
+        """Send a signal to exactly this process; nothing happens when it is gone."""
+        if self._pidfd < 0:
+            return
+        try:
+            signal.pidfd_send_signal(self._pidfd, signum)
+        except ProcessLookupError:
+            return  # it ended and is about to be reaped
+
+
+class Children:
+    """All children of this process: the ones we started, and orphans handed to us."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._known: dict[int, Child] = {}
+
+    def start(self, command: Command) -> Child:
+        """Start a child in a new session, with no standard input.
+
+        Raises CahootsError (ENGINE_UNUSABLE) when the program cannot be run.
+        """
+        argv = list(command.argv)
+        if command.cgroup is not None:
+            # The shell enters the cgroup first: nothing the program does can be outside of it.
+            enter = 'echo 0 > "$0" && exec "$@"'
+            argv = ["/bin/sh", "-c", enter, f"{command.cgroup}/cgroup.procs", *argv]
+        try:
+            process = subprocess.Popen(
+                argv,
+                env=dict(command.env),
+                cwd=command.cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=command.stdout,
+                stderr=subprocess.STDOUT if command.stdout is not None else None,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise CahootsError(
+                Kind.ENGINE_UNUSABLE,
+                f"cannot run {argv[0]}: {error.strerror}",
+                "check the engine's path and permissions",
+            ) from error
+        child = Child(process, os.pidfd_open(process.pid))
+        self._known[child.pid] = child
+        child.exit_status.add_done_callback(lambda _: self._known.pop(child.pid, None))
+        return child
+
+    def others_than(self, pid: int) -> frozenset[int]:
+        """Return the pids we started, without this one: roots of other people's trees."""
+        return frozenset(self._known) - {pid}
+
+    def reap_orphans(self) -> None:
+        """Reap ended children that were handed to us; the ones we started reap themselves."""
+        for pid in own_children():
+            if pid in self._known:
+                continue
+            try:
+                os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                continue  # reaped by somebody between the look and the wait
+
+
+def own_children() -> set[int]:
+    """Return the pids of this process's children, over all its threads (proc(5))."""
+    pids: set[int] = set()
+    for task in _TASK_CHILDREN.iterdir():
+        try:
+            text = (task / "children").read_text()
+        except FileNotFoundError:
+            continue  # the thread ended
+        pids.update(int(word) for word in text.split())
+    return pids
+
+
+def become_subreaper() -> None:
+    """Let orphans of our descendants become our children, not init's (prctl(2))."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

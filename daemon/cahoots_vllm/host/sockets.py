@@ -1,0 +1,139 @@
+"""Listening sockets, bound by hand: aiohttp's UnixSite never sets a socket's mode."""
+
+import errno
+import grp
+import os
+import socket
+import stat
+from pathlib import Path
+
+from cahoots_vllm.core.errors import CahootsError, Kind
+
+_BACKLOG = 1024
+_SUN_PATH_MAX = 107  # unix(7): 108 bytes with the final zero
+
+
+def private_directory(path: Path, *, mode: int = 0o700) -> None:
+    """Make a directory for sockets; one that belongs to another user is refused.
+
+    Raises CahootsError (BAD_SETTINGS).
+    """
+    path.mkdir(mode=mode, parents=True, exist_ok=True)
+    info = path.lstat()
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid not in (os.geteuid(), 0):
+        raise CahootsError(
+            Kind.BAD_SETTINGS,
+            f"cannot use {path}: it belongs to uid {info.st_uid}",
+            "remove it, or set XDG_RUNTIME_DIR to a directory of your own",
+        )
+
+
+def check_path_length(path: Path) -> None:
+    """Refuse a socket path the kernel cannot take (unix(7)). Raises CahootsError."""
+    if len(os.fsencode(path)) > _SUN_PATH_MAX:
+        raise CahootsError(
+            Kind.BAD_SETTINGS,
+            f"cannot use the socket path {path}: longer than {_SUN_PATH_MAX} bytes",
+            "set XDG_RUNTIME_DIR to a shorter directory",
+        )
+
+
+def listen_unix(path: Path, *, mode: int, group: str | None) -> socket.socket:
+    """Listen on a Unix socket with this mode, owned by the group where it exists.
+
+    A stale socket file is replaced; one with a living listener is refused. Raises CahootsError.
+    """
+    check_path_length(path)
+    if path.is_socket():
+        _refuse_living(path)
+        path.unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # Nobody may connect before mode and group are right.
+    previous = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    except OSError as error:
+        listener.close()
+        raise CahootsError(
+            Kind.BAD_SETTINGS, f"cannot listen on {path}: {error.strerror}", "check the directory"
+        ) from error
+    finally:
+        os.umask(previous)
+    if group is not None:
+        _give_to_group(path, group)
+    path.chmod(mode)
+    listener.listen(_BACKLOG)
+    listener.settimeout(0)
+    return listener
+
+
+def _refuse_living(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return
+    raise CahootsError(
+        Kind.CONFLICT,
+        f"cannot listen on {path}: another cahoots-vllmd answers there",
+        "stop it first: systemctl stop cahoots-vllm, or Ctrl-C where it runs",
+    )
+
+
+def _give_to_group(path: Path, group: str) -> None:
+    try:
+        os.chown(path, -1, grp.getgrnam(group).gr_gid)
+    except (KeyError, PermissionError):
+        return  # no such group, or not ours to give: only the owner and root may connect
+
+
+def listen_tcp(hosts: tuple[str, ...], port: int) -> list[socket.socket]:
+    """Listen on every address; an address family the host lacks is left out.
+
+    Raises CahootsError (CONFLICT) when the port is taken or no address is left.
+    """
+    listeners: list[socket.socket] = []
+    try:
+        for host in hosts:
+            listener = _listen_one(host, port)
+            if listener is not None:
+                listeners.append(listener)
+    except OSError as error:
+        for listener in listeners:
+            listener.close()
+        raise CahootsError(
+            Kind.CONFLICT,
+            f"cannot listen on port {port}: {error.strerror}",
+            f"see who has it: ss -ltnp 'sport = :{port}'; or set another port in LOCAL_LLM_URL",
+        ) from error
+    if not listeners:
+        raise CahootsError(
+            Kind.BAD_SETTINGS,
+            f"cannot listen on {', '.join(hosts)}: no such address on this host",
+            "set gateway.listen to an address of this host",
+        )
+    return listeners
+
+
+def _listen_one(host: str, port: int) -> socket.socket | None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        if error.errno == errno.EAFNOSUPPORT:
+            return None
+        raise
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            return None
+        raise
+    listener.listen(_BACKLOG)
+    listener.settimeout(0)
+    return listener

@@ -1,0 +1,40 @@
+"""The daemon's own log: to the buffer for `cahootsctl logs`, and to standard error.
+
+Under systemd lines carry their priority (sd-daemon(3)); on a terminal the time of day.
+"""
+
+import logging
+import os
+import sys
+
+from cahoots_vllm.control.log_buffer import LogBuffer
+
+_PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
+
+
+class _BufferHandler(logging.Handler):
+    def __init__(self, logs: LogBuffer) -> None:
+        super().__init__()
+        self._logs = logs
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._logs.add("daemon", record.getMessage(), level=record.levelname)
+
+
+class _JournalFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = f"<{_PRIORITY.get(record.levelno, 2)}>"
+        return "\n".join(prefix + line for line in super().format(record).splitlines())
+
+
+def set_up_logging(logs: LogBuffer, *, is_verbose: bool) -> None:
+    """Send the package's log to the buffer and to standard error."""
+    stream = logging.StreamHandler(sys.stderr)
+    if "JOURNAL_STREAM" in os.environ:
+        stream.setFormatter(_JournalFormatter("%(message)s"))
+    else:
+        stream.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    root = logging.getLogger()
+    root.handlers = [stream, _BufferHandler(logs)]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("cahoots_vllm").setLevel(logging.DEBUG if is_verbose else logging.INFO)

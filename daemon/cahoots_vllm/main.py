@@ -1,0 +1,80 @@
+"""`cahoots-vllmd`: reads the settings and runs the daemon in the foreground."""
+
+import argparse
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from cahoots_vllm import __version__
+from cahoots_vllm.control.log_buffer import LogBuffer
+from cahoots_vllm.control.settings_files import CommandLine, load_settings
+from cahoots_vllm.core.errors import CahootsError, Kind
+from cahoots_vllm.core.wire import ExitCode
+from cahoots_vllm.host.paths import Paths, system_paths, user_paths
+from cahoots_vllm.log import set_up_logging
+
+_NEVER_WORKS = (Kind.BAD_SETTINGS, Kind.ENGINE_UNUSABLE)
+_HIGHEST_PORT = 65535
+
+
+def main() -> None:
+    """Run the daemon; exit 0 after a clean stop, 78 for settings that can never work, else 1."""
+    arguments = _parser().parse_args()
+    logs = LogBuffer()
+    set_up_logging(logs, is_verbose=arguments.verbose)
+    try:
+        _serve(arguments, logs)
+    except CahootsError as error:
+        sys.stderr.write(f"cahoots-vllmd: {error.message}\n  {error.remedy}\n")
+        code = ExitCode.BAD_SETTINGS if error.kind in _NEVER_WORKS else ExitCode.FAILED
+        sys.exit(code)
+
+
+def _serve(arguments: argparse.Namespace, logs: LogBuffer) -> None:
+    # Imported late: a wrong option or setting is answered before the servers are loaded.
+    from cahoots_vllm.app import App  # noqa: PLC0415
+
+    paths = _paths(arguments)
+    line = CommandLine(arguments.env_file, arguments.engine, arguments.model, arguments.port)
+    settings = load_settings(paths, line)
+
+    async def serve() -> None:
+        await App(settings, paths, logs).run()
+
+    asyncio.run(serve())
+
+
+def _paths(arguments: argparse.Namespace) -> Paths:
+    if arguments.system:
+        return system_paths(arguments.config)
+    return user_paths(arguments.config, os.environ)
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 < port <= _HIGHEST_PORT:
+        message = "not a port"
+        raise ValueError(message)
+    return port
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cahoots-vllmd", description="Keeps a vLLM model served on this host."
+    )
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--system", action="store_true", help="paths of the systemd service")
+    mode.add_argument("--user", action="store_true", help="paths of this user (default)")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="another cahoots-vllm.toml")
+    parser.add_argument("--env-file", type=Path, metavar="FILE", help="another .env")
+    parser.add_argument("--engine", type=Path, metavar="DIR", help="the engine for this run")
+    parser.add_argument("--model", help="the model for this run, instead of .env's")
+    parser.add_argument("--port", type=_port, help="the gateway's port for this run")
+    parser.add_argument("--verbose", action="store_true", help="log what is of use for developers")
+    parser.add_argument("--version", action="version", version=__version__)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

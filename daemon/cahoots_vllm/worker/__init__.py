@@ -1,0 +1,1 @@
+"""One vLLM worker: its process tree, output, health and end."""

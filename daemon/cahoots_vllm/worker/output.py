@@ -1,0 +1,78 @@
+"""Pumps a worker's output: bytes from the pipe to redacted lines, kept for the diagnosis.
+
+The whole log of a start is kept, bounded: the root cause stands up to 600 lines above the end.
+"""
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable, Iterable
+
+_CHUNK_BYTES = 65536
+_MAX_LINE = 4000
+_MAX_LINES = 5000
+LineSink = Callable[[str], None]
+
+
+class OutputPump:
+    """Owns the read end of the pipe.
+
+    A grandchild may hold the write end for ever: a worker's end is never taken from EOF here.
+    """
+
+    def __init__(self, read_end: int, sink: LineSink, secrets: Iterable[str]) -> None:
+        """Start reading; `sink` gets each line, without its end, secrets masked."""
+        self._read_end = read_end
+        self._sink = sink
+        self._secrets = tuple(sorted((s for s in secrets if s), key=len, reverse=True))
+        self._rest = b""
+        self.lines: deque[str] = deque(maxlen=_MAX_LINES)
+        self.last_line_at = asyncio.get_running_loop().time()
+        os.set_blocking(read_end, False)
+        asyncio.get_running_loop().add_reader(read_end, self._read)
+
+    def _read(self) -> None:
+        try:
+            chunk = os.read(self._read_end, _CHUNK_BYTES)
+        except BlockingIOError:
+            return
+        if not chunk:
+            self.close()
+            return
+        self.last_line_at = asyncio.get_running_loop().time()
+        # Progress bars end a line with \r; vLLM's multi-line messages hold \r\n inside.
+        pieces = (self._rest + chunk).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        self._rest = pieces.pop()
+        if len(self._rest) > _MAX_LINE:
+            pieces.append(self._rest)
+            self._rest = b""
+        for piece in pieces:
+            self._take(piece)
+
+    def _take(self, piece: bytes) -> None:
+        text = piece.decode(errors="replace").rstrip()[:_MAX_LINE]
+        if not text:
+            return
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        self.lines.append(text)
+        self._sink(text)
+
+    def drain(self) -> None:
+        """Read what is in the pipe now, e.g. the last words of a worker that just ended."""
+        while self._read_end >= 0:
+            before = self.last_line_at, len(self._rest), len(self.lines)
+            self._read()
+            if (self.last_line_at, len(self._rest), len(self.lines)) == before:
+                return
+
+    def close(self) -> None:
+        """Stop reading and close the pipe."""
+        if self._read_end < 0:
+            return
+        asyncio.get_running_loop().remove_reader(self._read_end)
+        os.close(self._read_end)
+        self._read_end = -1
+        if self._rest:
+            self._take(self._rest)
+            self._rest = b""

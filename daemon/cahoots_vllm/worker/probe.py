@@ -1,0 +1,61 @@
+"""Asks a worker over its private socket: is it up, and does a token come out?
+
+`/health` only says whether the API process heard that the engine died (vLLM 0.32,
+v1/engine/async_llm.py:1089): ready means that a token came out.
+"""
+
+import aiohttp
+
+_HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
+# The first forward pass may compile kernels.
+_TOKEN_TIMEOUT = aiohttp.ClientTimeout(total=300.0)
+_BASE = "http://worker"
+_OK = 200
+_UNAVAILABLE = 503
+
+
+class Probe:
+    """One client session on the worker's socket."""
+
+    def __init__(self, uds: str, model: str, api_key: str | None) -> None:
+        """`api_key` is the engine's own (VLLM_API_KEY in `.env`), if it has one."""
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.UnixConnector(uds, force_close=True), headers=headers
+        )
+        self._model = model
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._session.close()
+
+    async def is_up(self) -> bool:
+        """Whether `/health` answers 200; False while nothing listens yet."""
+        return await self._health() == _OK
+
+    async def is_engine_dead(self) -> bool:
+        """Whether the API process says that its engine died (503). Silence says nothing."""
+        return await self._health() == _UNAVAILABLE
+
+    async def _health(self) -> int | None:
+        try:
+            async with self._session.get(f"{_BASE}/health", timeout=_HEALTH_TIMEOUT) as response:
+                return response.status
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return None
+
+    async def first_token(self) -> str | None:
+        """Generate one token; return None when it came, else what came instead."""
+        body = {"model": self._model, "prompt": "1", "max_tokens": 1, "temperature": 0}
+        try:
+            async with self._session.post(
+                f"{_BASE}/v1/completions", json=body, timeout=_TOKEN_TIMEOUT
+            ) as response:
+                answer = await response.json(content_type=None)
+                if response.status == _OK and answer.get("usage", {}).get("completion_tokens"):
+                    return None
+                return f"HTTP {response.status}: {str(answer)[:200]}"
+        except TimeoutError:
+            return f"no token within {_TOKEN_TIMEOUT.total:.0f} s"
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return f"{type(error).__name__}: {error}"

@@ -1,0 +1,268 @@
+"""One worker: `vllm serve` on a private socket, from spawn to the end of its last process.
+
+Reports to the supervisor and decides nothing: Ready after a token came out, Lost on any end that
+was not asked for, whatever its exit status (a dead engine exits 0).
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cahoots_vllm.core.diagnosis import Cause, Diagnosis, Exit, diagnose
+from cahoots_vllm.core.errors import CahootsError
+from cahoots_vllm.core.events import Lost, Ready
+from cahoots_vllm.core.launch import LaunchSpec, build_argv
+from cahoots_vllm.core.phases import StartProgress, advance
+from cahoots_vllm.core.settings import WorkerSettings
+from cahoots_vllm.host.cgroup import WorkerCgroup
+from cahoots_vllm.host.children import Child, Children, Command
+from cahoots_vllm.worker.output import LineSink, OutputPump
+from cahoots_vllm.worker.probe import Probe
+from cahoots_vllm.worker.tree import WorkerTree
+
+_POLL_S = 0.25
+# After an engine process died the API server says why and answers its clients within half a
+# second; its own exit would take up to 5 s (entrypoints/launchers/launcher.py:309).
+_LAST_WORDS_S = 1.0
+_GROWTH_MIB = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerContext:
+    """What every worker of this daemon shares."""
+
+    children: Children
+    runtime_dir: Path
+    cgroup_parent: Path | None
+    settings: WorkerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """Where a worker's news goes; `suspect` comes at once, `event` when the cause is known."""
+
+    event: Callable[[Ready | Lost], None]
+    suspect: Callable[[int], None]
+    progress: Callable[[StartProgress], None]
+    line: LineSink
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """What exists from spawn to the end of the last process."""
+
+    child: Child
+    pump: OutputPump
+    tree: WorkerTree
+
+
+class Worker:
+    """One generation. `start` it, `watch` it as a task; cancel that, then `stop` it."""
+
+    def __init__(
+        self, generation: int, launch: LaunchSpec, context: WorkerContext, reports: Reports
+    ) -> None:
+        """Nothing is started yet."""
+        self.generation = generation
+        self.launch = launch
+        self.uds = context.runtime_dir / f"worker-{generation}.sock"
+        self.progress = StartProgress()
+        self._context = context
+        self._reports = reports
+        self._running: _Running | None = None
+        self._spawn_error: CahootsError | None = None
+        self._api_key: str | None = None
+        self._is_ready = False
+
+    @property
+    def pid(self) -> int | None:
+        """The API server's pid."""
+        return self._running.child.pid if self._running else None
+
+    def start(self, env: Mapping[str, str], secrets: Mapping[str, str]) -> None:
+        """Start the process; an engine that cannot be run is reported by `watch`."""
+        try:
+            self._running = self._spawn({**env, **secrets}, secrets)
+        except CahootsError as error:
+            self._spawn_error = error
+        self._api_key = secrets.get("VLLM_API_KEY")
+
+    async def watch(self) -> None:
+        """Report Ready and Lost; return when it is lost, or by cancellation."""
+        running = self._running
+        if running is None:
+            self._reports.event(Lost(self.generation, _not_run(self._spawn_error)))
+            return
+        probe = Probe(str(self.uds), self.launch.model, self._api_key)
+        watch = asyncio.ensure_future(self._watch(running, probe))
+        try:
+            exit_status = running.child.exit_status
+            await asyncio.wait((exit_status, watch), return_when=asyncio.FIRST_COMPLETED)
+            self._reports.suspect(self.generation)
+            stuck = watch.result() if watch.done() else None
+            diagnosis = stuck or await self._explain(running)
+            self._reports.event(Lost(self.generation, diagnosis))
+        finally:
+            watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watch
+            await probe.close()
+
+    def _spawn(self, env: Mapping[str, str], secrets: Mapping[str, str]) -> _Running:
+        cgroup = None
+        if self._context.cgroup_parent is not None:
+            cgroup = WorkerCgroup(self._context.cgroup_parent, self.generation)
+            cgroup.make()
+        self.uds.unlink(missing_ok=True)  # vLLM never unlinks: a stale file is Errno 98
+        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        argv = build_argv(self.launch, str(self.uds))
+        command = Command(
+            argv, env, stdout=write_end, cgroup=cgroup.path if cgroup is not None else None
+        )
+        try:
+            child = self._context.children.start(command)
+        except CahootsError:
+            os.close(read_end)
+            raise
+        finally:
+            os.close(write_end)
+        return _Running(
+            child,
+            OutputPump(read_end, self._take_line, secrets.values()),
+            WorkerTree(child.pid, self._context.children, cgroup),
+        )
+
+    def _take_line(self, text: str) -> None:
+        self._reports.line(text)
+        if self._is_ready:
+            return
+        progress = advance(self.progress, text)
+        if progress != self.progress:
+            self.progress = progress
+            self._reports.progress(progress)
+
+    async def _watch(self, running: _Running, probe: Probe) -> Diagnosis | None:
+        """Return when the worker has failed without exiting; None: ask its log."""
+        diagnosis = await self._become_ready(running, probe)
+        if diagnosis is not None:
+            return diagnosis
+        self._is_ready = True
+        self._reports.event(Ready(self.generation))
+        await self._stay_ready(running, probe)
+        return None
+
+    async def _become_ready(self, running: _Running, probe: Probe) -> Diagnosis | None:
+        """Wait until a token came out. Return why not, if the start is stuck."""
+        silence_s = self._context.settings.start_silence_s
+        growth = _Growth(running.tree, every_s=silence_s / 4)
+        while not (self.uds.exists() and await probe.is_up()):
+            await asyncio.sleep(_POLL_S)
+            now = asyncio.get_running_loop().time()
+            if now - max(running.pump.last_line_at, growth.grown_at(now)) >= silence_s:
+                return _stuck(f"the start neither logged nor grew for {silence_s:.0f} s")
+        if self.progress.can_generate is False:
+            return None  # an embedding or scoring model: no token to wait for
+        error = await probe.first_token()
+        return None if error is None else _stuck(f"no first token: {error}")
+
+    async def _stay_ready(self, running: _Running, probe: Probe) -> None:
+        """Return when an engine process died or the API server says so."""
+        interval_s = self._context.settings.health_interval_s
+        death = asyncio.get_running_loop().create_future()
+        pidfds = _watch_processes(running.tree.engine_processes(), death)
+        try:
+            while not death.done():
+                await asyncio.wait((death,), timeout=interval_s)
+                if death.done() or await probe.is_engine_dead():
+                    return
+        finally:
+            for pidfd in pidfds:
+                asyncio.get_running_loop().remove_reader(pidfd)
+                os.close(pidfd)
+
+    async def _explain(self, running: _Running) -> Diagnosis:
+        """Return why it is lost, after its last words."""
+        exit_status = running.child.exit_status
+        if not exit_status.done():
+            await asyncio.wait((exit_status,), timeout=_LAST_WORDS_S)
+        running.pump.drain()
+        exit_ = Exit()
+        if exit_status.done():
+            status = exit_status.result()
+            exit_ = Exit(code=status) if status >= 0 else Exit(signal=-status)
+        return diagnose(exit_, tuple(running.pump.lines), was_ready=self._is_ready)
+
+    async def stop(self, *, at_once: bool) -> None:
+        """Climb the stop ladder until no process of the tree is left.
+
+        `watch` must have been cancelled. SIGTERM is swallowed during engine start and can hang with
+        open streams, and a SIGKILLed API server leaves its engine alive: the tree is killed in
+        every case, politely ended before only where that can work.
+        """
+        running = self._running
+        if running is None:
+            return
+        if not at_once:
+            running.child.send_signal(signal.SIGTERM)
+            grace_s = self._context.settings.stop_grace_s
+            await asyncio.wait((running.child.exit_status,), timeout=grace_s)
+        await running.tree.kill()
+        await running.child.exit_status
+        running.pump.drain()
+        running.pump.close()
+        self.uds.unlink(missing_ok=True)
+
+
+class _Growth:
+    """When the tree's resident memory last changed: a large load may log nothing for minutes."""
+
+    def __init__(self, tree: WorkerTree, *, every_s: float) -> None:
+        self._tree = tree
+        self._every_s = every_s
+        self._sampled_at = self._grown_at = asyncio.get_running_loop().time()
+        self._resident = 0.0
+
+    def grown_at(self, now: float) -> float:
+        """Return the time of the last change seen; looks at the tree once every `every_s`."""
+        if now - self._sampled_at >= self._every_s:
+            self._sampled_at, before = now, self._resident
+            self._resident = self._tree.resident_mib()
+            if abs(self._resident - before) >= _GROWTH_MIB:
+                self._grown_at = now
+        return self._grown_at
+
+
+def _not_run(error: CahootsError | None) -> Diagnosis:
+    evidence = error.message if error is not None else "the worker was never started"
+    remedy = error.remedy if error is not None else "report this as a bug"
+    return Diagnosis(Cause.MISSING_DEPENDENCY, evidence, remedy, is_retryable=False)
+
+
+def _stuck(evidence: str) -> Diagnosis:
+    remedy = "it is started again by itself; the worker's last lines: cahootsctl logs"
+    return Diagnosis(Cause.ENGINE_DEAD_OTHER, evidence, remedy, is_retryable=True)
+
+
+def _watch_processes(titles: Mapping[int, str], death: asyncio.Future[None]) -> list[int]:
+    """Resolve `death` when any of these processes ends; return the pidfds to close."""
+    pidfds: list[int] = []
+    for pid in titles:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            if not death.done():
+                death.set_result(None)
+            continue
+        pidfds.append(pidfd)
+
+        def ended(pidfd: int = pidfd) -> None:
+            asyncio.get_running_loop().remove_reader(pidfd)
+            if not death.done():
+                death.set_result(None)
+
+        asyncio.get_running_loop().add_reader(pidfd, ended)
+    return pidfds

@@ -1,0 +1,72 @@
+"""A worker's whole process tree: who is in it, and how it is ended without leaving anyone.
+
+With a delegated cgroup that is one write; without, a walk over descendants and orphans until
+none is left (the daemon is a subreaper).
+"""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+from cahoots_vllm.host import process_tree
+from cahoots_vllm.host.cgroup import WorkerCgroup
+from cahoots_vllm.host.children import Children
+
+_POLL_S = 0.02
+_PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 1024 / 1024
+
+
+class WorkerTree:
+    """The processes of one generation."""
+
+    def __init__(self, main: int, children: Children, cgroup: WorkerCgroup | None) -> None:
+        """`main` is the pid and session of the API server."""
+        self._main = main
+        self._children = children
+        self._cgroup = cgroup
+
+    def pids(self) -> list[int]:
+        """Return the living processes, zombies left out."""
+        if self._cgroup is not None:
+            return self._cgroup.pids()
+        return [process.pid for process in self._walk()]
+
+    def _walk(self) -> list[process_tree.ProcessInfo]:
+        foreign = self._children.others_than(self._main)
+        return process_tree.worker_processes(self._main, foreign)
+
+    def engine_processes(self) -> dict[int, str]:
+        """Return pid and title of EngineCore and the workers.
+
+        They set their titles `VLLM::…` once they are up (vllm/utils/system_utils.py:181).
+        """
+        titles = {pid: process_tree.title(pid) for pid in self.pids()}
+        return {pid: title for pid, title in titles.items() if title.startswith("VLLM::")}
+
+    def resident_mib(self) -> float:
+        """Return the resident memory of all its processes in MiB (shared pages count twice)."""
+        return sum(_resident_pages(pid) for pid in self.pids()) * _PAGE_MIB
+
+    async def kill(self) -> None:
+        """SIGKILL until nobody is left. Never gives up: the caller bounds and reports."""
+        while not self._is_empty():
+            if self._cgroup is not None:
+                self._cgroup.kill()
+            else:
+                process_tree.kill(self._walk(), signal.SIGKILL)
+            self._children.reap_orphans()
+            await asyncio.sleep(_POLL_S)
+        self._children.reap_orphans()
+        if self._cgroup is not None:
+            self._cgroup.remove()
+
+    def _is_empty(self) -> bool:
+        return not (self._cgroup.is_populated if self._cgroup is not None else self._walk())
+
+
+def _resident_pages(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0

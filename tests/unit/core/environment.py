@@ -1,0 +1,238 @@
+"""A simulated world for the lifecycle: keeps what was asked of it and checks every step.
+
+It stands for control.supervisor and everything below it. Answers come from the tests, in any
+order, late, twice or never; `settle` lets the world cooperate until nothing is asked any more.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import assert_never
+
+from cahoots_vllm.core.backoff import DEFAULT_LIMITS, Limits
+from cahoots_vllm.core.diagnosis import Cause, Diagnosis
+from cahoots_vllm.core.events import (
+    Admit,
+    CancelCheck,
+    Check,
+    Checked,
+    CheckFailed,
+    Drain,
+    Drained,
+    Effect,
+    Event,
+    Gone,
+    Lost,
+    Ready,
+    Restart,
+    Spawn,
+    Stop,
+    Tick,
+    WakeAt,
+    Want,
+)
+from cahoots_vllm.core.launch import LaunchSpec
+from cahoots_vllm.core.lifecycle import step
+from cahoots_vllm.core.state import Stage, State
+from cahoots_vllm.core.wire import Phase
+
+A = LaunchSpec(model="org/a", source="org/a", engine="/engine")
+B = LaunchSpec(model="org/b", source="org/b", engine="/engine")
+C = LaunchSpec(model="org/c", source="org/c", engine="/engine")
+MENDABLE = Diagnosis(Cause.ENGINE_DEAD_OTHER, "it died", "wait", is_retryable=True)
+FATAL = Diagnosis(Cause.BAD_ARGUMENTS, "bad option", "correct it", is_retryable=False)
+# Preflight, drain, stop, start, ready, twice, and a wait: more is a loop.
+ENOUGH_STEPS = 14
+
+Answer = Callable[["Environment"], Event]
+
+
+def fitted(goal: LaunchSpec) -> LaunchSpec:
+    """Return the launch spec preflight makes of a goal: never equal to the goal itself."""
+    return replace(goal, source=f"/snapshots/{goal.source}", is_local=True)
+
+
+@dataclass
+class Environment:
+    """The world of one daemon; every field but the first three says what is still asked of it."""
+
+    state: State = field(default_factory=State)
+    now: float = 1000.0
+    limits: Limits = DEFAULT_LIMITS
+    checking: LaunchSpec | None = None
+    starting: int | None = None
+    admitted: int | None = None
+    draining: int | None = None
+    stopping: int | None = None
+    wake_at: float | None = None
+    process: int | None = None
+    stopped: frozenset[int] = frozenset()
+    spawned: tuple[LaunchSpec, ...] = ()
+
+    def send(self, event: Event) -> tuple[Effect, ...]:
+        """Let an event happen, carry out what follows, check that it all makes sense."""
+        before = self.state
+        self._believe(event)
+        self.state, effects = step(before, event, self.now, limits=self.limits)
+        for effect in effects:
+            self._perform(effect)
+        check_invariants(self.state)
+        assert self.state.generation >= before.generation
+        self._check_asked()
+        return effects
+
+    def play(self, events: Sequence[Event]) -> "Environment":
+        """Let events happen one after the other."""
+        for event in events:
+            self.send(event)
+        return self
+
+    def _believe(self, event: Event) -> None:
+        """Forget what an event answers: nothing is answered twice."""
+        match event:
+            case Checked(goal) | CheckFailed(goal) if goal == self.checking:
+                self.checking = None
+            case Ready(generation) if generation == self.starting:
+                self.starting = None
+            case Gone(generation) if generation == self.stopping:
+                self.stopping = self.process = None
+            case _:
+                pass
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Check(goal):
+                assert self.checking is None, "the running preflight was not cancelled"
+                self.checking = goal
+            case CancelCheck():
+                self.checking = None
+            case Spawn(generation, launch):
+                assert self.process is None, "started beside a living worker"
+                assert self.state.goal is not None
+                assert launch == fitted(self.state.goal), "started something nobody wants"
+                self.process = self.starting = generation
+                self.spawned += (launch,)
+            case Admit(generation):
+                assert generation == self.process
+                assert self.state.live is not None
+                assert self.state.live.stage is Stage.READY
+                self.admitted, self.draining = generation, None
+            case Drain(generation):
+                assert generation == self.admitted, "nothing to drain"
+                self.admitted, self.draining = None, generation
+            case Stop(generation):
+                assert generation == self.process
+                assert generation not in self.stopped, "stopped twice"
+                self.stopped |= {generation}
+                self.admitted = self.draining = self.starting = None
+                self.stopping = generation
+            case WakeAt(at):
+                assert at >= self.now
+                self.wake_at = at
+            case _:
+                assert_never(effect)
+
+    def _check_asked(self) -> None:
+        """The lifecycle waits for exactly what was asked for: else it would wait for ever."""
+        live = self.state.live
+        assert self.process == (live.generation if live is not None else None)
+        assert self.checking == self.state.checking
+        assert self.starting == self._in_stage(Stage.STARTING)
+        assert self.admitted == self._in_stage(Stage.READY)
+        assert self.draining == self._in_stage(Stage.DRAINING)
+        assert self.stopping == self._in_stage(Stage.STOPPING)
+        assert self.state.retry_at in (None, self.wake_at)
+
+    def _in_stage(self, stage: Stage) -> int | None:
+        live = self.state.live
+        return live.generation if live is not None and live.stage is stage else None
+
+    def next_answers(self) -> list[Event]:
+        """Return everything a cooperative world could say now, workers before preflight."""
+        answers: list[Event] = []
+        if self.stopping is not None:
+            answers.append(Gone(self.stopping))
+        if self.draining is not None:
+            answers.append(Drained(self.draining))
+        if self.starting is not None:
+            answers.append(Ready(self.starting))
+        if self.checking is not None:
+            answers.append(Checked(self.checking, fitted(self.checking)))
+        if self.state.retry_at is not None:
+            answers.append(Tick())
+        return answers
+
+    def settle(self, *, is_check_first: bool = False) -> "Environment":
+        """Return a copy of this world after it cooperated until nothing was asked any more."""
+        world = replace(self)
+        for _ in range(ENOUGH_STEPS):
+            answers = world.next_answers()
+            if not answers:
+                assert world.is_settled, f"nothing is asked, nothing is done: {world.state}"
+                return world
+            answer = answers[-1 if is_check_first else 0]
+            if isinstance(answer, Tick) and world.wake_at is not None:
+                world.now = max(world.now, world.wake_at)
+            world.send(answer)
+        message = f"no end in sight: {world.state}"
+        raise AssertionError(message)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the goal is served, or nothing is wanted, or a person must act."""
+        state = self.state
+        match state.phase:
+            case Phase.READY:
+                live = state.live
+                return live is not None and live.plan.goal == state.goal and not live.is_leaving
+            case Phase.OFF:
+                return state.goal is None and self.process is None
+            case Phase.FAILED:
+                return state.is_failed and self.process is None
+            case _:
+                return False
+
+
+def check_invariants(state: State) -> None:
+    """State's own promises (core.state.State)."""
+    waits = (state.checking is not None, state.retry_at is not None, state.is_failed)
+    assert sum(waits) <= 1, "checking, retry_at and is_failed exclude each other"
+    if state.goal is None:
+        assert not any(waits), "nothing is wanted, so nothing is to be waited for"
+    if state.checking is not None:
+        assert state.checking == state.goal, "a goal nobody wants is being checked"
+    if state.plan is not None:
+        assert state.plan.goal == state.goal, "the plan is not for the goal"
+    if state.live is not None:
+        assert state.live.generation == state.generation, "not the newest worker"
+
+
+def every_event(goals: Sequence[LaunchSpec] = (A, B, C)) -> dict[str, Answer]:
+    """Return all that can happen, true or stale, by name, relative to the world it happens to."""
+    events: dict[str, Answer] = {
+        "Want(None)": lambda _: Want(None),
+        "Restart": lambda _: Restart(),
+        "Tick(due)": _due_tick,
+        "Tick(early)": lambda _: Tick(),
+    }
+    for goal in goals:
+        name = goal.model[-1].upper()
+        events[f"Want({name})"] = lambda _, goal=goal: Want(goal)
+        events[f"Checked({name})"] = lambda _, goal=goal: Checked(goal, fitted(goal))
+        events[f"CheckFailed({name},mendable)"] = lambda _, goal=goal: CheckFailed(goal, MENDABLE)
+        events[f"CheckFailed({name},fatal)"] = lambda _, goal=goal: CheckFailed(goal, FATAL)
+    for name, back in (("live", 0), ("stale", 1)):
+        events[f"Ready({name})"] = lambda w, back=back: Ready(w.state.generation - back)
+        events[f"Lost({name},mendable)"] = lambda w, back=back: Lost(
+            w.state.generation - back, MENDABLE
+        )
+        events[f"Lost({name},fatal)"] = lambda w, back=back: Lost(w.state.generation - back, FATAL)
+        events[f"Drained({name})"] = lambda w, back=back: Drained(w.state.generation - back)
+        events[f"Gone({name})"] = lambda w, back=back: Gone(w.state.generation - back)
+    return events
+
+
+def _due_tick(world: Environment) -> Event:
+    """Return a tick after moving the clock to the time asked for."""
+    if world.wake_at is not None:
+        world.now = max(world.now, world.wake_at)
+    return Tick()

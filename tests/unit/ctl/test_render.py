@@ -1,0 +1,162 @@
+"""The status text, whole."""
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from cahoots_vllm.core.wire import Phase
+from cahoots_vllm.ctl.render import state_text, status_lines
+from cahoots_vllm.ctl.text import Tone
+
+from .fake_daemon import STATUS
+
+NOW = datetime(2025, 10, 1, 5, 25, 5, tzinfo=timezone(timedelta(hours=2)))
+WORKER = STATUS["worker"]
+
+
+def text(**changes: object) -> str:
+    return "\n".join(line.text for line in status_lines(STATUS | changes, NOW, 100))
+
+
+def test_ready() -> None:
+    assert (
+        text()
+        == """\
+state       ready
+model       org/A
+worker      pid 4242, generation 3, ready since Oct 01 02:13:05 (3 h 12 min), restarts 1
+engine      vLLM 0.33.0, context 32768 tokens, GPU memory 0.85
+endpoint    http://localhost:8001/v1
+requests    2 running, 0 waiting, 0 held"""
+    )
+
+
+def test_starting_an_override_on_cpu() -> None:
+    assert (
+        text(
+            state="starting",
+            model={"configured": "org/A", "serving": None, "override": "org/B", "profile": "b"},
+            worker=WORKER | {"phase": "starting", "sub_phase": "loading weights", "progress": 0.5},
+            engine={"version": "0.33.0", "cpu": True},
+        )
+        == """\
+state       starting: loading weights 50 %
+model       org/B, profile b
+override    set by swap-model, instead of org/A; `cahootsctl swap-model --reset` ends it
+worker      pid 4242, generation 3, starting since Oct 01 02:13:05 (3 h 12 min), restarts 1
+engine      vLLM 0.33.0 on CPU, context 32768 tokens
+endpoint    http://localhost:8001/v1
+requests    2 running, 0 waiting, 0 held"""
+    )
+
+
+def test_a_swap_that_fell_back_with_everything_else_there_is_to_say() -> None:
+    assert (
+        text(
+            model={
+                "configured": "Qwen/Qwen3-32B-Instruct",
+                "serving": "Qwen/Qwen3-32B-AWQ",
+                "override": None,
+                "profile": "Qwen3-32B",
+            },
+            wanted={
+                "model": "org/B",
+                "cause": "repo_not_found",
+                "evidence": "RepositoryNotFoundError: 404",
+                "remedy": "check the name",
+                "at": "2025-10-01T02:00:00Z",
+            },
+            last_failure={
+                "at": "2025-10-01T00:10:00Z",
+                "cause": "gpu_oom_alloc",
+                "evidence": "torch.OutOfMemoryError: CUDA out of memory. "
+                "Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB",
+                "remedy": "none needed",
+                "action": "lower utilization",
+            },
+            config={"error": ".env line 3: no port"},
+            gpus=[
+                {
+                    "index": 0,
+                    "name": "NVIDIA H100",
+                    "memory_total": 80 << 30,
+                    "memory_used": 70 << 30,
+                    "utilization": 93,
+                    "temperature": 61,
+                },
+                {"index": 1, "name": "NVIDIA H100", "memory_total": None},
+            ],
+            warnings=["containers on native Docker need gateway.listen"],
+        )
+        == """\
+state       ready
+model       Qwen/Qwen3-32B-AWQ, configured as Qwen/Qwen3-32B-Instruct, profile Qwen3-32B
+wanted      org/B did not start at Oct 01 04:00:00: repo_not_found
+  evidence  RepositoryNotFoundError: 404
+  remedy    check the name
+worker      pid 4242, generation 3, ready since Oct 01 02:13:05 (3 h 12 min), restarts 1
+engine      vLLM 0.33.0, context 32768 tokens, GPU memory 0.85
+endpoint    http://localhost:8001/v1
+requests    2 running, 0 waiting, 0 held
+failure     gpu_oom_alloc at Oct 01 02:10:00 (3 h 15 min ago), then: lower utilization
+  evidence  torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a
+            total capacity of 79.11 GiB
+  remedy    none needed
+config      not applied, the last good settings stay: .env line 3: no port
+gpu 0       NVIDIA H100, 70.0 of 80.0 GiB used, 93 % busy, 61 °C
+gpu 1       NVIDIA H100, ? of ? GiB used
+warning     containers on native Docker need gateway.listen"""
+    )
+
+
+def test_an_almost_empty_status_of_another_version_is_still_shown() -> None:
+    lines = status_lines({"state": "hibernating"}, NOW, 100)
+    assert "\n".join(line.text for line in lines) == (
+        """\
+state       hibernating
+model       none configured
+worker      none
+endpoint    -
+requests    0 running, 0 waiting, 0 held"""
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"state": "off"}, "off: stopped by hand, `cahootsctl start` starts it"),
+        (
+            {"state": "off", "provider": "cerebras"},
+            "off: LLM_PROVIDER is cerebras, so no worker is wanted",
+        ),
+        ({"state": "backoff"}, "backoff: tries again"),
+        (
+            {"state": "backoff", "retry_at": "2025-10-01T03:25:50Z"},
+            "backoff: tries again in 45 s",
+        ),
+        ({"state": "failed"}, "failed: it will not be tried again until a person acts"),
+        ({"state": "preparing", "worker": None}, "preparing"),
+        (
+            {"state": "starting", "worker": WORKER | {"sub_phase": "importing"}},
+            "starting: importing",
+        ),
+    ],
+)
+def test_state_says_what_it_waits_for(changes: dict[str, Any], said: str) -> None:
+    assert state_text(STATUS | changes, NOW) == said
+
+
+@pytest.mark.parametrize(
+    ("state", "tone"),
+    [
+        (Phase.READY, Tone.GOOD),
+        (Phase.FAILED, Tone.BAD),
+        (Phase.BACKOFF, Tone.BAD),
+        (Phase.STARTING, Tone.WARNING),
+    ],
+)
+def test_state_comes_first_and_in_its_colour(state: Phase, tone: Tone) -> None:
+    first = status_lines(STATUS | {"state": state}, NOW, 100)[0]
+    assert first.text.startswith(f"state       {state}")
+    assert first.tone is tone
