@@ -60,7 +60,6 @@ class App:
             state_file=self._state_file,
             gpus=gpus,
             loaded_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            endpoints=tuple(_endpoint(host, settings) for host in settings.gateway.listen),
         )
         routes = build_routes(Handlers(self._supervisor, status, self._events, logs))
         self._api = ApiServer(routes, self._control)
@@ -99,7 +98,7 @@ class App:
             await self._gateway.start()
             supervision = tasks.create_task(self._supervisor.run(), name="supervisor")
             self._notifier.ready()
-            _LOG.info("serving at %s", _endpoint("localhost", self._settings))
+            _LOG.info("listening at %s", " and ".join(self._settings.gateway.endpoints))
             for warning in self._settings.warnings:
                 _LOG.warning("%s", warning)
             await self._until_told_to_stop()
@@ -150,8 +149,3 @@ class App:
                 )  # fmt: skip
             case EventType.OPERATION:
                 _LOG.debug("operation %s %s", data["id"], data["state"])
-
-
-def _endpoint(host: str, settings: Settings) -> str:
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{settings.gateway.port}{settings.gateway.base_path}"

@@ -84,6 +84,7 @@ class Effects:
         match effect:
             case Check(goal):
                 self._cancel_check()
+                self._on_progress("looking for the model", None)
                 self._check = tasks.create_task(self._run_check(goal, settings), name="preflight")
             case CancelCheck():
                 self._cancel_check()

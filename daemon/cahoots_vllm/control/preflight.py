@@ -108,5 +108,6 @@ def _name_remedy(goal: LaunchSpec, known: tuple[str, ...]) -> str:
 def _nearest(name: str, known: tuple[str, ...]) -> str:
     """Return the known names nearest to what was asked for, as the end of a sentence."""
     lower = {k.lower(): k for k in known}
-    near = difflib.get_close_matches(name.lower(), list(lower), n=2, cutoff=0.5)
+    within = [known for known in lower if name.lower() in known][:2]
+    near = within or difflib.get_close_matches(name.lower(), list(lower), n=2, cutoff=0.5)
     return f"; did you mean {' or '.join(lower[n] for n in near)}?" if near else ""

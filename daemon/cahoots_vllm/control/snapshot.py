@@ -8,6 +8,7 @@ from cahoots_vllm.control.state_file import StateFile
 from cahoots_vllm.control.status import Facts, RequestStatus, Status, Wall, build_status
 from cahoots_vllm.control.supervisor import Supervisor
 from cahoots_vllm.host.gpu import GpuReader
+from cahoots_vllm.worker.process import Worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +20,9 @@ class StatusReader:
     state_file: StateFile
     gpus: GpuReader
     loaded_at: str
-    endpoints: tuple[str, ...]
 
     async def read(self) -> Status:
         """Return the snapshot now; a GPU that does not answer delays it by 2 s at most."""
-        gpus = await self.gpus.read()
         worker = self.supervisor.worker
         settings = self.supervisor.settings
         warnings = settings.warnings
@@ -32,13 +31,17 @@ class StatusReader:
         facts = Facts(
             pid=worker.pid if worker is not None else None,
             progress=worker.progress if worker is not None else None,
-            requests=RequestStatus(
-                running=self.rotation.running, waiting=0, held=self.rotation.held
-            ),
-            gpus=gpus,
+            requests=await self._requests(worker),
+            gpus=await self.gpus.read(),
             loaded_at=self.loaded_at,
-            endpoints=self.endpoints,
+            endpoints=settings.gateway.endpoints,
             warnings=warnings,
         )
         wall = Wall.read(asyncio.get_running_loop().time())
         return build_status(settings, self.supervisor.state, facts, wall)
+
+    async def _requests(self, worker: Worker | None) -> RequestStatus:
+        """Return the engine's own counts, else what the gateway knows."""
+        counts = await worker.request_counts() if worker is not None else None
+        running, waiting = counts if counts is not None else (self.rotation.running, 0)
+        return RequestStatus(running=running, waiting=waiting, held=self.rotation.held)

@@ -39,7 +39,7 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True)
 class RequestStatus:
-    """Counts: on a worker, queued inside it (unknown here: 0), held until one is ready."""
+    """Counts: running in the engine, queued inside it, held until a worker is ready."""
 
     running: int
     waiting: int

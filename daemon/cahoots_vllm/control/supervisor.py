@@ -159,7 +159,10 @@ class Supervisor:
         self._announcer.changed(self.state)
         progress = self._announcer.progress(self.state)
         changed = self.operations.advance(progress)
-        result = {"model": self.state.live.plan.goal.model} if self.state.live is not None else {}
+        result = {}
+        if self.state.live is not None:
+            endpoint = self.settings.gateway.endpoints[0]
+            result = {"model": self.state.live.plan.goal.model, "endpoint": endpoint}
         changed = self.operations.settle(self.state, result) or changed
         if changed is not None:
             self._announcer.operation(changed)

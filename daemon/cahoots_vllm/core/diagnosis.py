@@ -81,7 +81,7 @@ _ROWS = (
     ),
     _row(  # v1/core/kv_cache_utils.py:1031, 1027; V0 wording of 0.2 to 0.8
         Cause.KV_CACHE_TOO_SMALL,
-        r"To serve at least one request with the model'?s'? max seq len"
+        r"To serve at least one request with the model\S+ max seq len"
         r"|larger than the maximum number of tokens that can be stored in KV cache",
         "lower max-model-len to the estimate in the message, or raise the memory for the KV cache",
     ),
@@ -184,10 +184,13 @@ _USAGE_EXIT = 2
 _MAX_EVIDENCE = 500
 
 
-def diagnose(exit_: Exit, lines: Sequence[str], *, was_ready: bool) -> Diagnosis:
-    """Return the diagnosis of a worker that ended without being asked to.
+def diagnose(
+    exit_: Exit, lines: Sequence[str], *, was_ready: bool, seen: str | None = None
+) -> Diagnosis:
+    """Return the diagnosis of a worker that ended, or was found dead, without being asked to.
 
-    `lines` is the log of this worker from its start. A dead engine exits 0, so the status says
+    `lines` is the log of this worker from its start; `seen` is what was noticed from outside, the
+    evidence where the log has none. A dead engine exits 0, so the status says
     little. Users write into the log too: a line counts only with an exception's name at its start,
     and once requests are served neither the API server's lines nor bare ones count.
     """
@@ -199,12 +202,12 @@ def diagnose(exit_: Exit, lines: Sequence[str], *, was_ready: bool) -> Diagnosis
             if was_ready and cause is Cause.GPU_OOM_STARTUP_ALLOC:
                 cause = Cause.GPU_OOM_SERVING
             return Diagnosis(cause, text, row.remedy, row.is_retryable, number)
-    evidence = found[1] if found else f"the worker ended: {exit_}"
+    evidence = found[1] if found else seen or f"the API server ended: {exit_}"
     line = found[0] if found else None
     if exit_.code == _USAGE_EXIT:
         remedy = "correct the option in .env or the profile"
         return Diagnosis(Cause.BAD_ARGUMENTS, evidence, remedy, is_retryable=False, line=line)
-    cause = Cause.ENGINE_DEAD_OTHER if was_ready else Cause.UNKNOWN
+    cause = Cause.ENGINE_DEAD_OTHER if was_ready or seen else Cause.UNKNOWN
     remedy = "it is started again by itself; the worker's last lines: cahootsctl logs"
     return Diagnosis(cause, evidence, remedy, is_retryable=True, line=line)
 

@@ -37,6 +37,12 @@ class GatewaySettings:
     hold_max: int = 1000
     drain_timeout_s: float = 120.0
 
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The URLs clients on this host can use, one for each address."""
+        hosts = (f"[{host}]" if ":" in host else host for host in self.listen)
+        return tuple(f"http://{host}:{self.port}{self.base_path}" for host in hosts)
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
@@ -172,11 +178,11 @@ def _read_url(url: str, env_file: str) -> tuple[int, str, tuple[str, ...]]:
     """Return port, base path and warnings of LOCAL_LLM_URL."""
     try:
         parts = urlsplit(url)
-        port = parts.port or 80
+        port = 80 if parts.port is None else parts.port
         host = parts.hostname
     except ValueError as error:
         raise _bad_url(url, env_file, str(error)) from error
-    if parts.scheme != "http" or not host:
+    if parts.scheme != "http" or not host or not port:
         raise _bad_url(url, env_file, "it must be an http URL with a host and a port")
     warnings: tuple[str, ...] = ()
     if host != "localhost" and not host.startswith("127.") and host != "::1":

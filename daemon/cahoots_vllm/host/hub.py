@@ -64,17 +64,20 @@ class ProcessHub:
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb", 0)
         )
         try:
+            last_words = ""
             while line := await reader.readline():
                 report = _parse(line)
                 if report is not None:
                     yield report
+                else:
+                    last_words = line.decode(errors="replace").strip() or last_words
                 if isinstance(report, Fetched | Diagnosis):
                     return
             status = await child.exit_status
             yield Diagnosis(
                 Cause.UNKNOWN,
-                f"the downloader ended with status {status}",
-                "try again; cahootsctl logs tells more",
+                f"the downloader ended with status {status}: {last_words}",
+                "try again; if it stays, report it as a bug of cahoots-vllm",
                 is_retryable=True,
             )
         finally:

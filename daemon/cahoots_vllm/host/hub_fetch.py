@@ -12,10 +12,12 @@ import threading
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.errors import (
+from huggingface_hub.errors import (  # type: ignore[attr-defined]
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
+    # The client library's own base error (httpx or its successor), which the hub's errors extend:
+    # the one name for it that holds over huggingface_hub 1 and 2.
+    HTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -33,7 +35,7 @@ def main() -> int:
     revision = sys.argv[2] if len(sys.argv) > 2 else None  # noqa: PLR2004 (optional second argument)
     try:
         path = _fetch(repo, revision)
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+    except (HTTPError, HFValidationError, OSError, ValueError) as error:
         _say(_explain(repo, error))
     else:
         _say({"path": path})

@@ -4,11 +4,16 @@
 v1/engine/async_llm.py:1089): ready means that a token came out.
 """
 
+import re
+
 import aiohttp
 
 _HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
 # The first forward pass may compile kernels.
 _TOKEN_TIMEOUT = aiohttp.ClientTimeout(total=300.0)
+_COUNTS_TIMEOUT = aiohttp.ClientTimeout(total=0.5)
+_RUNNING = re.compile(r"^vllm:num_requests_running{[^}]*} (\S+)", re.MULTILINE)
+_WAITING = re.compile(r"^vllm:num_requests_waiting{[^}]*} (\S+)", re.MULTILINE)
 _BASE = "http://worker"
 _OK = 200
 _UNAVAILABLE = 503
@@ -43,6 +48,16 @@ class Probe:
                 return response.status
         except (aiohttp.ClientError, TimeoutError, OSError):
             return None
+
+    async def request_counts(self) -> tuple[int, int] | None:
+        """Return how many requests run and wait in the engine, from its own metrics."""
+        try:
+            async with self._session.get(f"{_BASE}/metrics", timeout=_COUNTS_TIMEOUT) as response:
+                page = await response.text()
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return None
+        counts = [sum(map(float, pattern.findall(page))) for pattern in (_RUNNING, _WAITING)]
+        return int(counts[0]), int(counts[1])
 
     async def first_token(self) -> str | None:
         """Generate one token; return None when it came, else what came instead."""

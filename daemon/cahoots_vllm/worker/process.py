@@ -76,6 +76,7 @@ class Worker:
         self._running: _Running | None = None
         self._spawn_error: CahootsError | None = None
         self._api_key: str | None = None
+        self._probe: Probe | None = None
         self._is_ready = False
 
     @property
@@ -97,19 +98,20 @@ class Worker:
         if running is None:
             self._reports.event(Lost(self.generation, _not_run(self._spawn_error)))
             return
-        probe = Probe(str(self.uds), self.launch.model, self._api_key)
+        probe = self._probe = Probe(str(self.uds), self.launch.model, self._api_key)
         watch = asyncio.ensure_future(self._watch(running, probe))
         try:
             exit_status = running.child.exit_status
             await asyncio.wait((exit_status, watch), return_when=asyncio.FIRST_COMPLETED)
             self._reports.suspect(self.generation)
-            stuck = watch.result() if watch.done() else None
-            diagnosis = stuck or await self._explain(running)
+            seen = watch.result() if watch.done() else None
+            diagnosis = await self._explain(running, seen)
             self._reports.event(Lost(self.generation, diagnosis))
         finally:
             watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watch
+            self._probe = None
             await probe.close()
 
     def _spawn(self, env: Mapping[str, str], secrets: Mapping[str, str]) -> _Running:
@@ -145,17 +147,16 @@ class Worker:
             self.progress = progress
             self._reports.progress(progress)
 
-    async def _watch(self, running: _Running, probe: Probe) -> Diagnosis | None:
-        """Return when the worker has failed without exiting; None: ask its log."""
-        diagnosis = await self._become_ready(running, probe)
-        if diagnosis is not None:
-            return diagnosis
+    async def _watch(self, running: _Running, probe: Probe) -> str:
+        """Return what was seen when the worker has failed without exiting."""
+        stuck = await self._become_ready(running, probe)
+        if stuck is not None:
+            return stuck
         self._is_ready = True
         self._reports.event(Ready(self.generation))
-        await self._stay_ready(running, probe)
-        return None
+        return await self._stay_ready(running, probe)
 
-    async def _become_ready(self, running: _Running, probe: Probe) -> Diagnosis | None:
+    async def _become_ready(self, running: _Running, probe: Probe) -> str | None:
         """Wait until a token came out. Return why not, if the start is stuck."""
         silence_s = self._context.settings.start_silence_s
         growth = _Growth(running.tree, every_s=silence_s / 4)
@@ -163,29 +164,31 @@ class Worker:
             await asyncio.sleep(_POLL_S)
             now = asyncio.get_running_loop().time()
             if now - max(running.pump.last_line_at, growth.grown_at(now)) >= silence_s:
-                return _stuck(f"the start neither logged nor grew for {silence_s:.0f} s")
+                return f"the start neither logged nor grew for {silence_s:.0f} s"
         if self.progress.can_generate is False:
             return None  # an embedding or scoring model: no token to wait for
         error = await probe.first_token()
-        return None if error is None else _stuck(f"no first token: {error}")
+        return None if error is None else f"no first token: {error}"
 
-    async def _stay_ready(self, running: _Running, probe: Probe) -> None:
-        """Return when an engine process died or the API server says so."""
+    async def _stay_ready(self, running: _Running, probe: Probe) -> str:
+        """Return once an engine process died or the API server says so."""
         interval_s = self._context.settings.health_interval_s
-        death = asyncio.get_running_loop().create_future()
+        death: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         pidfds = _watch_processes(running.tree.engine_processes(), death)
         try:
-            while not death.done():
+            while True:
                 await asyncio.wait((death,), timeout=interval_s)
-                if death.done() or await probe.is_engine_dead():
-                    return
+                if death.done():
+                    return death.result()
+                if await probe.is_engine_dead():
+                    return "/health says 503: the engine is dead"
         finally:
             for pidfd in pidfds:
                 asyncio.get_running_loop().remove_reader(pidfd)
                 os.close(pidfd)
 
-    async def _explain(self, running: _Running) -> Diagnosis:
-        """Return why it is lost, after its last words."""
+    async def _explain(self, running: _Running, seen: str | None) -> Diagnosis:
+        """Return why it is lost, after its last words; `seen` is what was noticed first."""
         exit_status = running.child.exit_status
         if not exit_status.done():
             await asyncio.wait((exit_status,), timeout=_LAST_WORDS_S)
@@ -194,7 +197,11 @@ class Worker:
         if exit_status.done():
             status = exit_status.result()
             exit_ = Exit(code=status) if status >= 0 else Exit(signal=-status)
-        return diagnose(exit_, tuple(running.pump.lines), was_ready=self._is_ready)
+        return diagnose(exit_, tuple(running.pump.lines), was_ready=self._is_ready, seen=seen)
+
+    async def request_counts(self) -> tuple[int, int] | None:
+        """Return how many requests run and wait in the engine, None if it does not say."""
+        return await self._probe.request_counts() if self._probe and self._is_ready else None
 
     async def stop(self, *, at_once: bool) -> None:
         """Climb the stop ladder until no process of the tree is left.
@@ -242,27 +249,23 @@ def _not_run(error: CahootsError | None) -> Diagnosis:
     return Diagnosis(Cause.MISSING_DEPENDENCY, evidence, remedy, is_retryable=False)
 
 
-def _stuck(evidence: str) -> Diagnosis:
-    remedy = "it is started again by itself; the worker's last lines: cahootsctl logs"
-    return Diagnosis(Cause.ENGINE_DEAD_OTHER, evidence, remedy, is_retryable=True)
-
-
-def _watch_processes(titles: Mapping[int, str], death: asyncio.Future[None]) -> list[int]:
+def _watch_processes(titles: Mapping[int, str], death: asyncio.Future[str]) -> list[int]:
     """Resolve `death` when any of these processes ends; return the pidfds to close."""
     pidfds: list[int] = []
-    for pid in titles:
+    for pid, title in titles.items():
+        evidence = f"{title} (pid {pid}) ended while it should serve"
         try:
             pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
             if not death.done():
-                death.set_result(None)
+                death.set_result(evidence)
             continue
         pidfds.append(pidfd)
 
-        def ended(pidfd: int = pidfd) -> None:
+        def ended(pidfd: int = pidfd, evidence: str = evidence) -> None:
             asyncio.get_running_loop().remove_reader(pidfd)
             if not death.done():
-                death.set_result(None)
+                death.set_result(evidence)
 
         asyncio.get_running_loop().add_reader(pidfd, ended)
     return pidfds

@@ -215,20 +215,27 @@ def every_event(goals: Sequence[LaunchSpec] = (A, B, C)) -> dict[str, Answer]:
         "Tick(early)": lambda _: Tick(),
     }
     for goal in goals:
-        name = goal.model[-1].upper()
-        events[f"Want({name})"] = lambda _, goal=goal: Want(goal)
-        events[f"Checked({name})"] = lambda _, goal=goal: Checked(goal, fitted(goal))
-        events[f"CheckFailed({name},mendable)"] = lambda _, goal=goal: CheckFailed(goal, MENDABLE)
-        events[f"CheckFailed({name},fatal)"] = lambda _, goal=goal: CheckFailed(goal, FATAL)
-    for name, back in (("live", 0), ("stale", 1)):
-        events[f"Ready({name})"] = lambda w, back=back: Ready(w.state.generation - back)
-        events[f"Lost({name},mendable)"] = lambda w, back=back: Lost(
-            w.state.generation - back, MENDABLE
-        )
-        events[f"Lost({name},fatal)"] = lambda w, back=back: Lost(w.state.generation - back, FATAL)
-        events[f"Drained({name})"] = lambda w, back=back: Drained(w.state.generation - back)
-        events[f"Gone({name})"] = lambda w, back=back: Gone(w.state.generation - back)
-    return events
+        events |= _events_of_goal(goal, goal.model[-1].upper())
+    return events | _events_of_worker("live", 0) | _events_of_worker("stale", 1)
+
+
+def _events_of_goal(goal: LaunchSpec, name: str) -> dict[str, Answer]:
+    return {
+        f"Want({name})": lambda _: Want(goal),
+        f"Checked({name})": lambda _: Checked(goal, fitted(goal)),
+        f"CheckFailed({name},mendable)": lambda _: CheckFailed(goal, MENDABLE),
+        f"CheckFailed({name},fatal)": lambda _: CheckFailed(goal, FATAL),
+    }
+
+
+def _events_of_worker(name: str, back: int) -> dict[str, Answer]:
+    return {
+        f"Ready({name})": lambda world: Ready(world.state.generation - back),
+        f"Lost({name},mendable)": lambda world: Lost(world.state.generation - back, MENDABLE),
+        f"Lost({name},fatal)": lambda world: Lost(world.state.generation - back, FATAL),
+        f"Drained({name})": lambda world: Drained(world.state.generation - back),
+        f"Gone({name})": lambda world: Gone(world.state.generation - back),
+    }
 
 
 def _due_tick(world: Environment) -> Event:

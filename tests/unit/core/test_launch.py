@@ -174,7 +174,9 @@ def test_env_file_wins_over_what_is_inherited_and_over_our_defaults() -> None:
     assert (env["CUDA_VISIBLE_DEVICES"], env["HF_HOME"]) == ("1", "/models")
 
 
-@pytest.mark.parametrize("name", ["VLLM_NO_USAGE_STATS", "DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY"])
+@pytest.mark.parametrize(
+    "name", ["VLLM_NO_USAGE_STATS", "DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY"]
+)
 def test_telemetry_cannot_be_switched_on(name: str) -> None:
     spec = replace(SPEC, env=((name, "0"),))
     assert build_env(spec, {name: "0"}, CACHE)[name] == "1"

@@ -24,6 +24,9 @@ from cahoots_vllm.core.launch import LaunchSpec
 from unit.core.environment import FATAL, MENDABLE, A, B, C, Environment, every_event, fitted
 from unit.core.situations import SCRIPTS, SITUATIONS, arrange
 
+# Thousands of worlds: a second or so alone, more on a busy machine.
+pytestmark = pytest.mark.timeout(60)
+
 GOALS = st.sampled_from((A, B, C))
 DIAGNOSES = st.sampled_from((MENDABLE, FATAL))
 

@@ -1,3 +1,4 @@
+import contextlib
 from dataclasses import replace
 
 import pytest
@@ -19,7 +20,7 @@ from cahoots_vllm.core.settings import (
 )
 
 ENV_FILE = "/etc/cahoots-vllm/.env"
-TOKEN = "hf_veryPrivate123"
+TOKEN = "hf_veryPrivate123"  # noqa: S105 (no real one)
 GUIDE_PROFILE = Profile(
     name="Qwen/Qwen3-32B-Instruct",
     file="/etc/cahoots-vllm/models.d/qwen3-32b-instruct.toml",
@@ -201,8 +202,8 @@ def test_secrets_among_the_passed_variables_are_kept_apart() -> None:
 
 @given(st.permutations(["VLLM_A", "HF_B", "CUDA_C", "HF_TOKEN", "VLLM_D_KEY"]))
 def test_order_of_lines_in_the_file_changes_nothing(names: list[str]) -> None:
-    expected = read_env({name: "x" for name in sorted(names)}, ENV_FILE)
-    assert read_env({name: "x" for name in names}, ENV_FILE) == expected
+    expected = read_env(dict.fromkeys(sorted(names), "x"), ENV_FILE)
+    assert read_env(dict.fromkeys(names, "x"), ENV_FILE) == expected
 
 
 def test_empty_env_means_the_guides_model_at_the_guides_address_and_no_provider() -> None:
@@ -282,14 +283,10 @@ def test_bad_url_is_refused_with_key_file_and_remedy(url: str) -> None:
     assert "http://localhost:8001/v1" in caught.value.remedy
 
 
-@given(st.text())
+@given(st.text() | st.from_regex(r"http://[a-z\[\]:@/.0-9]*"))
 def test_any_url_is_read_or_refused(url: str) -> None:
-    try:
-        env = read_env({"LOCAL_LLM_URL": url}, ENV_FILE)
-    except CahootsError as error:
-        assert error.kind is Kind.BAD_SETTINGS
-    else:
-        assert 0 < env.gateway_port < 65536
+    with contextlib.suppress(CahootsError):
+        assert 0 < read_env({"LOCAL_LLM_URL": url}, ENV_FILE).gateway_port < 65536
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,11 @@ from .fake_daemon import FakeDaemon, running
 Run = Callable[..., "Outcome"]
 Spawn = Callable[..., "subprocess.Popen[str]"]
 
-# The tests run from a checkout, installed or not.
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(cahoots_vllm.__file__).parents[1])}
+# The tests run from a checkout, installed or not; unbuffered output would hide a failing flush.
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": str(Path(cahoots_vllm.__file__).parents[1]),
+    "PYTHONUNBUFFERED": "",
+}
 
 # A test runner started in the background passes on an ignored SIGINT.
 CTL = """

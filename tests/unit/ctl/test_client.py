@@ -53,9 +53,12 @@ def test_streams_lines_across_chunks(daemon: FakeDaemon, client: Client) -> None
     assert list(client.stream("/v1/logs", silence_s=5)) == ["one", "two", "three"]
 
 
-def test_a_line_is_there_before_the_stream_ends(daemon: FakeDaemon, client: Client) -> None:
+@pytest.mark.parametrize("sent", [chunked(b"one\n", ends=False), b"HTTP/1.1 200 OK\r\n\r\none\n"])
+def test_a_line_is_there_before_the_stream_ends(
+    daemon: FakeDaemon, client: Client, sent: bytes
+) -> None:
     def talk(writer: BufferedIOBase) -> None:
-        writer.write(chunked(b"one\n", ends=False))
+        writer.write(sent)
         time.sleep(5)
 
     daemon.on("GET /v1/logs", talk)

@@ -290,6 +290,7 @@ def test_aborting_waits_for_the_end(daemon: FakeDaemon, ctl: Run) -> None:
     daemon.on("GET /v1/status", answer(STATUS))
     result = ctl("operations", "abort", "7")
     assert (result.code, result.out) == (0, "swap-model org/B: aborted\n")
+    assert daemon.requests[0][0] == "DELETE /v1/operations/7"
 
 
 def test_aborting_what_ended_otherwise_has_failed(daemon: FakeDaemon, ctl: Run) -> None:

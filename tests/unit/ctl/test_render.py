@@ -51,6 +51,13 @@ requests    2 running, 0 waiting, 0 held"""
     )
 
 
+def test_serving_an_override() -> None:
+    model = {"configured": "org/A", "serving": "org/B", "override": "org/B", "profile": None}
+    shown = text(model=model).splitlines()
+    assert shown[1] == "model       org/B"
+    assert shown[2].startswith("override    set by swap-model, instead of org/A;")
+
+
 def test_a_swap_that_fell_back_with_everything_else_there_is_to_say() -> None:
     assert (
         text(

@@ -40,11 +40,11 @@ def test_an_unknown_time_is_a_question_mark(nothing: object) -> None:
 
 
 def test_layout_aligns_wraps_and_keeps_names_whole() -> None:
-    name = "Qwen/Qwen2.5-Coder-32B-Instruct-AWQ"
-    rows = [Row("model", f"{name} is the one", Tone.BAD), Row("x", "")]
-    assert layout(rows, 48) == [
-        Line(f"model       {name}", Tone.BAD),
-        Line("            is the one", Tone.BAD),
+    name = "gpu-memory-utilization"
+    rows = [Row("model", f"lower {name}", Tone.BAD), Row("x", "")]
+    assert layout(rows, 36) == [
+        Line("model       lower", Tone.BAD),
+        Line(f"            {name}", Tone.BAD),
         Line("x           -"),
     ]
 

@@ -1,0 +1,60 @@
+"""The fixtures; every test here is bounded in time, and none may leave a process."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cahoots_vllm.host.children import become_subreaper
+
+from .harness import Daemon
+
+_HERE = Path(__file__).parent
+_TIMEOUT_S = 60
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests of this tier more time than unit tests have."""
+    for item in items:
+        if item.path.is_relative_to(_HERE) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(_TIMEOUT_S))
+
+
+@pytest.fixture(scope="session")
+def _subreaper() -> None:
+    become_subreaper()
+
+
+@contextmanager
+def _prepared(root: Path) -> Iterator[Daemon]:
+    # unix(7): a socket's path has 107 bytes at most, and a test's own directory is a long one.
+    runtime = Path(tempfile.mkdtemp(prefix="cahoots-"))
+    one = Daemon(root, runtime)
+    try:
+        yield one
+    finally:
+        try:
+            one.finish()
+        finally:
+            shutil.rmtree(runtime)
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, _subreaper: None) -> Iterator[Daemon]:
+    """A daemon with its files in place, not started yet."""
+    with _prepared(tmp_path) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory, _subreaper: None) -> Iterator[Daemon]:
+    """One ready daemon for all tests of a module that only look.
+
+    A module with it must run its other tests' daemons elsewhere: `finish` ends every process.
+    """
+    with _prepared(tmp_path_factory.mktemp("serving")) as one:
+        one.start_ready()
+        yield one

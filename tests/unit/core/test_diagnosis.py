@@ -1,0 +1,288 @@
+"""What the first cut of the diagnosis promises, on the stand-in engine's copies of real logs."""
+
+from pathlib import Path
+from string import Template
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cahoots_vllm.core.diagnosis import Cause, Diagnosis, Exit, diagnose
+
+LOGS = Path(__file__).parents[2] / "fake_vllm" / "logs"
+VALUES = {"main": 100, "engine": 101, "worker": 102, "now": "11-22 22:33:35"}
+FAILED_START = Exit(code=1)
+# vLLM's server goes down in good order when its engine is dead (VLLM.md section 3).
+DEAD_ENGINE = Exit(code=0)
+
+
+def _log(name: str) -> list[str]:
+    text = (LOGS / f"{name}.log").read_text("utf-8")
+    return Template(text).safe_substitute(VALUES).splitlines()
+
+
+def _of_start(*lines: str) -> Diagnosis:
+    return diagnose(FAILED_START, lines, was_ready=False)
+
+
+def _of_serving(*lines: str, exit_: Exit = DEAD_ENGINE) -> Diagnosis:
+    return diagnose(exit_, lines, was_ready=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "cause", "evidence", "is_retryable"),
+    [
+        ("gpu_oom_startup_free", Cause.GPU_OOM_STARTUP_FREE, "less than desired CPU memory", True),
+        ("kv_cache_none", Cause.KV_CACHE_NONE, "less than requested memory for kv (-", False),
+        ("kv_cache_too_small", Cause.KV_CACHE_TOO_SMALL, "To serve at least one request", False),
+        ("hub_auth", Cause.HUB_AUTH, "GatedRepoError: 401 Client Error", False),
+        ("corrupt_weights", Cause.CORRUPT_WEIGHTS, "deserializing header", False),
+        ("missing_dependency", Cause.MISSING_DEPENDENCY, "No module named 'tensorizer'", False),
+        ("host_oom_startup", Cause.HOST_OOM, "died unexpectedly (exit code: -9)", True),
+    ],
+)
+def test_failed_start_is_named_by_its_real_log(
+    name: str, cause: Cause, evidence: str, *, is_retryable: bool
+) -> None:
+    lines = _log(name)
+    found = diagnose(FAILED_START, lines, was_ready=False)
+    assert found.cause is cause
+    assert found.is_retryable is is_retryable
+    assert evidence in found.evidence
+    assert found.remedy
+    assert found.line is not None
+    assert found.evidence in lines[found.line - 1]
+
+
+def test_evidence_is_the_first_error_not_the_echo_at_the_end() -> None:
+    lines = _log("kv_cache_too_small")
+    found = diagnose(FAILED_START, lines, was_ready=False)
+    assert found.line is not None
+    assert len(lines) - found.line > 50
+    assert any("Engine core initialization failed" in line for line in lines[found.line :])
+
+
+def test_refused_option_exits_2_and_is_never_retried() -> None:
+    found = diagnose(Exit(code=2), _log("bad_arguments"), was_ready=False)
+    assert found.cause is Cause.BAD_ARGUMENTS
+    assert not found.is_retryable
+    assert found.evidence == "vllm: error: unrecognized arguments: --gpu-mem-util 0.9"
+    assert found.line == 5
+
+
+def test_exit_2_without_a_word_is_bad_arguments_too() -> None:
+    found = diagnose(Exit(code=2), [], was_ready=False)
+    assert (found.cause, found.is_retryable, found.line) == (Cause.BAD_ARGUMENTS, False, None)
+    assert "exit status 2" in found.evidence
+
+
+def test_exit_2_with_an_unknown_error_shows_that_error() -> None:
+    found = diagnose(Exit(code=2), ["usage: vllm", "vllm serve: error: what"], was_ready=False)
+    assert (found.cause, found.evidence) == (Cause.BAD_ARGUMENTS, "vllm serve: error: what")
+
+
+@pytest.mark.parametrize("name", ["engine_death", "engine_dead_other", "host_oom_serving"])
+def test_exit_0_of_a_dead_engine_is_a_failure_and_retried(name: str) -> None:
+    found = _of_serving(*_log("startup"), *_log(name))
+    assert (found.cause, found.is_retryable) == (Cause.ENGINE_DEAD_OTHER, True)
+
+
+def test_worker_killed_while_serving_is_host_memory_although_the_exit_is_0() -> None:
+    found = _of_serving(*_log("startup"), *_log("worker_death"))
+    assert (found.cause, found.is_retryable) == (Cause.HOST_OOM, True)
+
+
+def test_end_without_a_word_is_unknown_before_and_a_dead_engine_after_ready() -> None:
+    killed = Exit(signal=9)
+    assert diagnose(killed, _log("startup"), was_ready=False).cause is Cause.UNKNOWN
+    found = diagnose(killed, _log("startup"), was_ready=True)
+    assert (found.cause, found.is_retryable) == (Cause.ENGINE_DEAD_OTHER, True)
+    assert found.evidence == "the API server ended: signal 9"
+    assert found.line is None
+
+
+def test_echoes_of_another_process_are_no_evidence() -> None:
+    found = _of_start(
+        "(EngineCore pid=1) ERROR 11-22 22:33:35 [multiproc_executor.py:315] Worker proc "
+        "VllmWorker-0 died unexpectedly (exit code: 0), shutting down executor.",
+        "(EngineCore pid=1) ERROR 11-22 22:33:35 [core.py:1510] EngineCore failed to start.",
+        "(EngineCore pid=1) ERROR 11-22 22:33:35 [core.py:1510] RuntimeError: cancelled",
+        "(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above. "
+        "Failed core proc(s): {}",
+    )
+    assert (found.cause, found.line) == (Cause.UNKNOWN, None)
+
+
+def test_unknown_error_is_shown_and_retried() -> None:
+    found = _of_start("(Worker pid=1) ERROR 11-22 22:33:35 [a.py:1] KeyError: 'strange'")
+    assert (found.cause, found.evidence, found.line) == (Cause.UNKNOWN, "KeyError: 'strange'", 1)
+    assert found.is_retryable
+
+
+def test_known_error_comes_before_an_earlier_unknown_one() -> None:
+    found = _of_start(
+        "(Worker pid=1) ERROR 11-22 22:33:35 [a.py:1] KeyError: 'strange'",
+        "(Worker pid=1) ERROR 11-22 22:33:35 [a.py:1] OSError: [Errno 28] No space left on device",
+    )
+    assert (found.cause, found.line) == (Cause.DISK_FULL, 2)
+
+
+OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total"
+
+
+@pytest.mark.parametrize("process", ["EngineCore", "EngineCore_DP0", "Worker_TP1", "VllmWorker-0"])
+def test_memory_error_is_told_apart_by_whether_requests_were_served(process: str) -> None:
+    line = f"({process} pid=1) ERROR 11-22 22:33:35 [core.py:1512] {OOM}"
+    assert _of_start(line).cause is Cause.GPU_OOM_STARTUP_ALLOC
+    assert _of_serving(line).cause is Cause.GPU_OOM_SERVING
+
+
+@pytest.mark.parametrize(
+    ("message", "cause", "is_retryable"),
+    [
+        # 0.9 to 0.14, then 0.15 to 0.32
+        (
+            (
+                "ValueError: Free memory on device (3.1/79.2 GiB) on startup is less than desired "
+                "GPU memory utilization (0.9, 71.25 GiB)."
+            ),
+            Cause.GPU_OOM_STARTUP_FREE,
+            True,
+        ),
+        (
+            (
+                "ValueError: Free memory on device cuda:0 (3.1/79.2 GiB) on startup is less than "
+                "desired GPU memory utilization (0.9, 71.25 GiB)."
+            ),
+            Cause.GPU_OOM_STARTUP_FREE,
+            True,
+        ),
+        (
+            "AssertionError: Error in memory profiling. Initial free memory 1 GiB, current free",
+            Cause.GPU_OOM_STARTUP_FREE,
+            True,
+        ),
+        (
+            (
+                "ValueError: No available memory for the cache blocks. Try increasing "
+                "`gpu_memory_utilization` when initializing the engine."
+            ),
+            Cause.KV_CACHE_NONE,
+            False,
+        ),
+        # 0.9 to 0.15 say models's
+        (
+            (
+                "ValueError: To serve at least one request with the models's max seq len (131072), "
+                "(16.00 GiB KV cache is needed, which is larger than the available"
+            ),
+            Cause.KV_CACHE_TOO_SMALL,
+            False,
+        ),
+        ("RuntimeError: CUDA error: out of memory", Cause.GPU_OOM_STARTUP_ALLOC, True),
+        (
+            (
+                "RuntimeError: CUDA out of memory occurred when warming up sampler with 1024 dummy "
+                "requests. Please try lowering `max_num_seqs`"
+            ),
+            Cause.GPU_OOM_STARTUP_ALLOC,
+            True,
+        ),
+        ("huggingface_hub.errors.GatedRepoError: 403 Client Error.", Cause.HUB_AUTH, False),
+        (
+            "OSError: org/x is not a local folder and is not a valid model identifier listed on",
+            Cause.HUB_NOT_FOUND,
+            False,
+        ),
+        ("OSError: We couldn't connect to 'https://hub' to load", Cause.HUB_NETWORK, True),
+        ("OSError: [Errno 98] Address already in use", Cause.PORT_IN_USE, True),
+        (
+            "ValueError: User-specified max_model_len (99999) is greater than the derived",
+            Cause.BAD_ARGUMENTS,
+            False,
+        ),
+        (
+            "pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig",
+            Cause.BAD_ARGUMENTS,
+            False,
+        ),
+        ("safetensors_rust.SafetensorError: Error: HeaderTooLarge", Cause.CORRUPT_WEIGHTS, False),
+        ("MemoryError", Cause.CORRUPT_WEIGHTS, False),
+        ("RuntimeError: No working C++ compiler found", Cause.MISSING_DEPENDENCY, False),
+        ("RuntimeError: Failed to infer device type, please set", Cause.CUDA_DRIVER, True),
+        (
+            "torch.AcceleratorError: CUDA error: an illegal memory access was encountered",
+            Cause.CUDA_DRIVER,
+            True,
+        ),
+    ],
+)
+def test_wordings_without_a_log_in_hand(message: str, cause: Cause, *, is_retryable: bool) -> None:
+    found = _of_start(f"(EngineCore pid=1) ERROR 11-22 22:33:35 [a.py:1] {message}")
+    assert (found.cause, found.is_retryable) == (cause, is_retryable)
+
+
+# A prompt may say anything: these are a healthy worker's lines, some as captured from 0.32.
+PROMPTS = (
+    (
+        "(APIServer pid=1) DEBUG 11-22 23:04:31 [entrypoints/.../utils/request_logger.py:74] "
+        'Request a69b JSON body: {"messages":[{"content":"Traceback (most recent call last): '
+        'torch.OutOfMemoryError: CUDA out of memory. No space left on device","role":"user"}]}'
+    ),
+    (
+        "(APIServer pid=1) DEBUG 11-22 23:04:31 [entrypoints/.../utils/request_logger.py:55] "
+        "Request chatcmpl-a69b details: prompt: 'torch.OutOfMemoryError: CUDA out of memory. Tried'"
+    ),
+    f"(APIServer pid=1) INFO 11-22 23:04:31 [logger.py:39] {OOM}",
+    f"(APIServer pid=1) DEBUG 11-22 23:04:31 [logger.py:39] {OOM}",
+    f"(EngineCore pid=1) DEBUG 11-22 23:04:31 [core.py:1] {OOM}",
+    f"(EngineCore pid=1) INFO 11-22 23:04:31 [core.py:1] {OOM}",
+    f"(APIServer pid=1) ERROR 11-22 23:04:31 [serving.py:1] Error in request: prompt {OOM}",
+    (
+        "(APIServer pid=1) ERROR 11-22 23:04:31 [serving.py:1] pydantic_core._pydantic_core."
+        "ValidationError: 2 validation errors for ChatCompletionRequest"
+    ),
+    f"(APIServer pid=1) {OOM}",
+    "ERROR:    Exception in ASGI application",
+    OOM,
+    "Worker proc VllmWorker-0 died unexpectedly (exit code: -9)",
+    (
+        "(APIServer pid=1) INFO 11-22 23:04:31 [logger.py:39] Worker proc VllmWorker-0 died "
+        "unexpectedly (exit code: -9)"
+    ),
+)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_text_of_users_is_never_classified(prompt: str) -> None:
+    found = _of_serving(*_log("startup"), prompt, *_log("engine_death"))
+    assert (found.cause, found.is_retryable) == (Cause.ENGINE_DEAD_OTHER, True)
+    assert found.evidence not in prompt
+
+
+@given(st.lists(st.text(max_size=80) | st.sampled_from(PROMPTS), max_size=6), st.booleans())
+def test_any_log_has_a_diagnosis_whose_line_is_in_it(
+    lines: list[str],
+    was_ready: bool,  # noqa: FBT001 (drawn by Hypothesis)
+) -> None:
+    found = diagnose(FAILED_START, lines, was_ready=was_ready)
+    assert found.evidence
+    assert found.remedy
+    assert found.line is None or 1 <= found.line <= len(lines)
+
+
+def test_healthy_start_has_no_evidence_in_it() -> None:
+    assert _of_start(*_log("startup")).line is None
+
+
+def test_clean_stop_has_no_evidence_in_it() -> None:
+    assert _of_serving(*_log("startup"), *_log("sigterm")).line is None
+
+
+def test_long_evidence_is_cut() -> None:
+    assert len(_of_start("ValueError: " + "x" * 10_000).evidence) == 500
+
+
+def test_continuation_lines_of_one_record_end_in_a_carriage_return() -> None:
+    found = _of_start("(Worker pid=1) ERROR 11-22 22:33:35 [a.py:1] MemoryError\r")
+    assert (found.cause, found.evidence) == (Cause.CORRUPT_WEIGHTS, "MemoryError")
