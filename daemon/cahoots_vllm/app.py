@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from cahoots_vllm.control.snapshot import StatusReader
 from cahoots_vllm.control.state_file import StateFile
 from cahoots_vllm.control.supervisor import Supervisor
 from cahoots_vllm.core.settings import Settings
-from cahoots_vllm.core.wire import GROUP
+from cahoots_vllm.core.wire import GROUP, OperationState
 from cahoots_vllm.gateway.server import GatewayServer
 from cahoots_vllm.host import cgroup, sockets
 from cahoots_vllm.host.children import Children, become_subreaper
@@ -47,6 +48,8 @@ class App:
         self._rotation = Rotation()
         self._children = Children()
         self._state_file = StateFile(paths.state_file)
+        # The longest name a worker's socket can get.
+        sockets.check_path_length(paths.runtime_dir / "worker-999999999.sock")
         sockets.private_directory(paths.runtime_dir, mode=0o755 if paths.is_system else 0o700)
         self._control = sockets.listen_unix(
             paths.control_socket, mode=0o660, group=GROUP if paths.is_system else None
@@ -119,7 +122,7 @@ class App:
     async def _until_told_to_stop(self) -> None:
         loop = asyncio.get_running_loop()
         signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
-        for signum in (signal.SIGTERM, signal.SIGINT):
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(signum, signals.put_nowait, signum)
         signum = await signals.get()
         self._notifier.stopping()
@@ -148,4 +151,13 @@ class App:
                     data["model"], data["cause"], data["evidence"], data["remedy"], data["action"],
                 )  # fmt: skip
             case EventType.OPERATION:
-                _LOG.debug("operation %s %s", data["id"], data["state"])
+                _log_operation(data)
+
+
+def _log_operation(data: Mapping[str, object]) -> None:
+    """Log who asked for a change, and how it ended."""
+    what = f"operation {data['id']} ({data['kind']})"
+    if data["progress"] is None:
+        _LOG.info("%s asked for by %s: %s", what, data["by"], data["params"])
+    elif data["state"] != OperationState.RUNNING:
+        _LOG.info("%s: %s", what, data["state"])

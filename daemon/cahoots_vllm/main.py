@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -29,6 +30,8 @@ def main() -> None:
         sys.stderr.write(f"cahoots-vllmd: {error.message}\n  {error.remedy}\n")
         code = ExitCode.BAD_SETTINGS if error.kind in _NEVER_WORKS else ExitCode.FAILED
         sys.exit(code)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)  # before the daemon took over the signals: nothing runs yet
 
 
 def _serve(arguments: argparse.Namespace, logs: LogBuffer) -> None:

@@ -135,6 +135,7 @@ class Daemon:
         self.log = root / "daemon.log"
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
+        self._connections: list[http.client.HTTPConnection] = []
         # A test that ends the daemon by other means than asking sets what it expects.
         self.expected_exits: tuple[int, ...] = (0,)
         self.environment = self._environment(runtime)
@@ -250,6 +251,8 @@ class Daemon:
     def finish(self) -> None:
         """End the test: stop the daemon, and fail if it or anything below it does not end well."""
         code = 0
+        for connection in self._connections:
+            connection.close()
         try:
             if self.process is not None:
                 code = self.process.poll() or self.stop()
@@ -288,8 +291,17 @@ class Daemon:
         finally:
             connection.close()
 
-    def gateway(self, timeout_s: float = PATIENCE_S) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
+    def gateway(self, host: str = "127.0.0.1") -> http.client.HTTPConnection:
+        """Return a connection to the gateway, closed at the end of the test."""
+        return self._opened(http.client.HTTPConnection(host, self.port, timeout=PATIENCE_S))
+
+    def worker(self, generation: int) -> http.client.HTTPConnection:
+        """Return a connection to a worker's own socket."""
+        return self._opened(UnixConnection(self.runtime / f"worker-{generation}.sock"))
+
+    def _opened(self, connection: http.client.HTTPConnection) -> http.client.HTTPConnection:
+        self._connections.append(connection)
+        return connection
 
     def get(self, path: str, headers: dict[str, str] | None = None) -> Answer:
         connection = self.gateway()
@@ -325,6 +337,11 @@ class Daemon:
 
     def status(self) -> Json:
         return self.api("GET", "/v1/status")
+
+    def log_entries(self, count: int) -> list[Json]:
+        """Return the last entries of `cahootsctl logs`."""
+        body = self.request("GET", f"/v1/logs?n={count}").body
+        return [json.loads(line) for line in body.splitlines()]
 
     def phase(self) -> str:
         return str(self.request("GET", "/v1/health").json()["state"])
@@ -370,6 +387,10 @@ class Daemon:
 
     def main_pid(self) -> int:
         return int(self.status()["worker"]["pid"])
+
+    def worker_argv(self) -> list[str]:
+        """Return what the engine was started with last."""
+        return starts(self.script)[-1].argv
 
     def started(self) -> int:
         """Return how many times the engine was started."""

@@ -6,7 +6,7 @@ from cahoots_vllm.core.state import State
 from cahoots_vllm.core.wire import Phase
 
 # Sub-phases tell something only while these phases last.
-_WITH_PROGRESS = (Phase.PREPARING, Phase.STARTING)
+_WITH_PROGRESS = (Phase.PREPARING, Phase.STARTING, Phase.STOPPING)
 
 
 class Announcer:
@@ -28,7 +28,7 @@ class Announcer:
         """Return where the daemon's one job is."""
         phase, model = state.phase, _model(state)
         is_told = phase in _WITH_PROGRESS or state.checking is not None
-        sub_phase = self._sub_phase if is_told else None
+        sub_phase = (self._sub_phase or None) if is_told else None
         fraction = self._fraction if is_told else None
         text = f"{phase} {model}" if model else str(phase)
         if state.checking is not None and state.live is not None:

@@ -15,7 +15,7 @@ from cahoots_vllm.control.log_buffer import LogBuffer
 from cahoots_vllm.control.preflight import Preflight
 from cahoots_vllm.control.rotation import Rotation
 from cahoots_vllm.control.state_file import StateFile
-from cahoots_vllm.core.diagnosis import Diagnosis
+from cahoots_vllm.core.diagnosis import Cause, Diagnosis
 from cahoots_vllm.core.events import (
     Admit,
     CancelCheck,
@@ -98,11 +98,17 @@ class Effects:
                 timeout_s = settings.gateway.drain_timeout_s
                 tasks.create_task(self._drain(generation, timeout_s), name=f"drain {generation}")
             case Stop(generation, at_once):
+                self._on_progress("", None)
                 tasks.create_task(self._stop(generation, at_once), name=f"stop {generation}")
             case WakeAt(at):
                 asyncio.get_running_loop().call_at(at, self._send, Tick())
             case _:
                 assert_never(effect)
+
+    async def abandon(self) -> None:
+        """End the worker's processes if the daemon goes down by an error: nobody else would."""
+        if self._running is not None:
+            await self._running.worker.stop(at_once=True)
 
     def _cancel_check(self) -> None:
         if self._check is not None:
@@ -112,7 +118,10 @@ class Effects:
     async def _run_check(self, goal: LaunchSpec, settings: Settings) -> None:
         known = tuple(profile.name for profile in settings.profiles)
         env = _environment(goal, settings, with_token=True)
-        result = await self._parts.preflight.check(goal, env, known, self._on_progress)
+        try:
+            result = await self._parts.preflight.check(goal, env, known, self._on_progress)
+        except (OSError, TimeoutError) as error:
+            result = _unreadable(goal, error)
         if isinstance(result, Diagnosis):
             self._send(CheckFailed(goal, result))
         else:
@@ -127,6 +136,7 @@ class Effects:
             suspect=self._parts.rotation.close,
             progress=self._report_start,
             line=lambda text: self._log(generation, text),
+            stuck=lambda text: self._on_progress(text, None),
         )
         worker = Worker(generation, launch, self._parts.context, reports)
         task = tasks.create_task(self._run(worker, settings), name=f"worker {generation}")
@@ -166,6 +176,13 @@ class Effects:
             self._parts.state_file.save(worker=None)
             await self._parts.release.wait()
         self._send(Gone(generation))
+
+
+def _unreadable(goal: LaunchSpec, error: OSError) -> Diagnosis:
+    """Say that the model's files cannot be looked at: no permission, or a disk that hangs."""
+    evidence = f"cannot read the files of {goal.source}: {error.strerror or 'no answer in time'}"
+    remedy = f"let uid {os.geteuid()} read them; a network disk may be gone"
+    return Diagnosis(Cause.HUB_NOT_FOUND, evidence, remedy, is_retryable=False)
 
 
 def _environment(spec: LaunchSpec, settings: Settings, *, with_token: bool) -> Mapping[str, str]:

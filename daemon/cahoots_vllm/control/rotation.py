@@ -33,8 +33,10 @@ class Backend:
         self.in_flight = 0
         self.idle = asyncio.Event()
         self.idle.set()
+        self.closed = asyncio.Event()
         self.session = aiohttp.ClientSession(
-            connector=aiohttp.UnixConnector(str(uds), limit=0),
+            # Below uvicorn's 5 s: the worker must not close a connection we are about to use.
+            connector=aiohttp.UnixConnector(str(uds), limit=0, keepalive_timeout=3.0),
             timeout=aiohttp.ClientTimeout(total=None),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -96,6 +98,7 @@ class Rotation:
     def close(self, generation: int) -> None:
         """Send no more requests to this worker; those on it go on."""
         if self._open is not None and self._open.generation == generation:
+            self._open.closed.set()
             self._open = None
 
     async def drain(self, generation: int, timeout_s: float) -> bool:

@@ -131,8 +131,12 @@ def _read_dotenv(path: Path) -> dict[str, str]:
 
 def _read_config(path: Path) -> _ConfigFile:
     """Return the configuration; a missing file means the defaults."""
-    if not path.exists():
+    try:
+        path.stat()
+    except FileNotFoundError:
         return _ConfigFile()
+    except OSError:
+        pass  # there but closed to us: reading it below says so
     return _parse_toml(path, _ConfigFile, "the configuration")
 
 

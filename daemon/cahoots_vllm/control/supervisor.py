@@ -49,11 +49,14 @@ class Supervisor:
 
     async def run(self) -> None:
         """Start what is wanted and handle events until cancelled."""
-        async with self._tasks:
-            goal = self._goal(self.settings) if self.settings.is_local else None
-            self._handle(Want(goal))
-            while True:
-                self._handle(await self._events.get())
+        try:
+            async with self._tasks:
+                goal = self._goal(self.settings) if self.settings.is_local else None
+                self._handle(Want(goal))
+                while True:
+                    self._handle(await self._events.get())
+        finally:
+            await self._effects.abandon()
 
     async def shut_down(self) -> None:
         """Stop the worker for good and return when nothing of it is left."""
@@ -134,7 +137,9 @@ class Supervisor:
         if self._is_shutting_down:
             raise CahootsError(Kind.CONFLICT, "the daemon is stopping", "start it again")
         self.operations.refuse_if_busy()
-        return self.operations.begin(kind, params, by, target, self.state.goal)
+        operation = self.operations.begin(kind, params, by, target, self.state.goal)
+        self._announcer.operation(operation)
+        return operation
 
     def _on_progress(self, sub_phase: str, fraction: float | None) -> None:
         self._announcer.note(sub_phase, fraction)

@@ -1,7 +1,9 @@
 """Passes requests through to the worker byte for byte; holds them while there is none."""
 
+import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 
 import aiohttp
 from aiohttp import web
@@ -30,7 +32,9 @@ _HOP_BY_HOP = frozenset(
 )
 # A request up to this size can be sent again to the next worker.
 _REPLAYABLE_BYTES = 1024 * 1024
-_TRIES = 2
+# One for a kept-alive connection that the worker closed meanwhile, one for a lost worker.
+_TRIES = 3
+_NOTICE_S = 5.0
 
 
 class Proxy:
@@ -49,29 +53,36 @@ class Proxy:
             return error_response(error)
 
     async def _pass_on(self, request: web.Request) -> web.StreamResponse:
-        body = await _read_if_small(request)
+        body: bytes | None = None
         failure: Exception | None = None
-        for _ in range(_TRIES):
+        for attempt in range(_TRIES):
             backend = await self._rotation.backend(
                 timeout_s=self._settings.hold_timeout_s, hold_max=self._settings.hold_max
             )
+            if attempt == 0:
+                body = await _read_if_small(request)  # not before: held requests keep none
             try:
                 return await _exchange(request, backend, body)
-            except aiohttp.ClientConnectorError as error:
-                failure = error  # nothing was sent yet: it can go to the next worker
             except aiohttp.ClientConnectionError as error:
                 failure = error
-                if body is None and request.body_exists:
-                    break  # its body is gone
-            # A worker that does not answer is on its way out: wait for the next one.
-            self._rotation.close(backend.generation)
+            if body is None and request.body_exists and not _is_unsent(failure):
+                break  # its body is gone
+            if attempt > 0 or _is_unsent(failure):
+                # The worker is gone, or about to be: its end is noticed within moments.
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(backend.closed.wait(), _NOTICE_S)
         raise CahootsError(
             Kind.UNREACHABLE, f"the worker was lost: {failure}", "send the request again"
         )
 
 
+def _is_unsent(failure: Exception | None) -> bool:
+    """Whether nothing reached the worker."""
+    return isinstance(failure, aiohttp.ClientConnectorError)
+
+
 async def _read_if_small(request: web.Request) -> bytes | None:
-    """Return the body if it can be kept for a second try, else None: it is streamed."""
+    """Return the body if it can be kept for another try, else None: it is streamed."""
     length = request.content_length
     if not request.body_exists or length is None or length > _REPLAYABLE_BYTES:
         return None

@@ -14,6 +14,17 @@ def find_engine(configured: Path | None) -> EngineInfo:
 
     Raises CahootsError (ENGINE_UNUSABLE) naming where it looked.
     """
+    try:
+        return _find(configured)
+    except OSError as error:
+        raise CahootsError(
+            Kind.ENGINE_UNUSABLE,
+            f"cannot look at the engine {error.filename}: {error.strerror}",
+            "let this user read it, or set engine.path to one it may read",
+        ) from error
+
+
+def _find(configured: Path | None) -> EngineInfo:
     if configured is not None:
         return _inspect(configured)
     if (SYSTEM_ENGINE / "bin" / "vllm").is_file():

@@ -49,6 +49,7 @@ class Reports:
     suspect: Callable[[int], None]
     progress: Callable[[StartProgress], None]
     line: LineSink
+    stuck: Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +218,7 @@ class Worker:
             running.child.send_signal(signal.SIGTERM)
             grace_s = self._context.settings.stop_grace_s
             await asyncio.wait((running.child.exit_status,), timeout=grace_s)
-        await running.tree.kill()
+        await running.tree.kill(self._reports.stuck)
         await running.child.exit_status
         running.pump.drain()
         running.pump.close()

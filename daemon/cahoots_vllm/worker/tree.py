@@ -7,6 +7,7 @@ none is left (the daemon is a subreaper).
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 from cahoots_vllm.host import process_tree
@@ -14,6 +15,7 @@ from cahoots_vllm.host.cgroup import WorkerCgroup
 from cahoots_vllm.host.children import Children
 
 _POLL_S = 0.02
+_STUCK_S = 10.0
 _PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 1024 / 1024
 
 
@@ -48,9 +50,18 @@ class WorkerTree:
         """Return the resident memory of all its processes in MiB (shared pages count twice)."""
         return sum(_resident_pages(pid) for pid in self.pids()) * _PAGE_MIB
 
-    async def kill(self) -> None:
-        """SIGKILL until nobody is left. Never gives up: the caller bounds and reports."""
+    async def kill(self, on_stuck: Callable[[str], None]) -> None:
+        """SIGKILL until nobody is left.
+
+        Never gives up: a process in an uninterruptible wait (state D, a hung driver or disk) dies
+        once that ends. `on_stuck` is told who it is after 10 s, and again every 10 s.
+        """
+        said_at = asyncio.get_running_loop().time()
         while not self._is_empty():
+            now = asyncio.get_running_loop().time()
+            if now - said_at >= _STUCK_S:
+                said_at = now
+                on_stuck(f"cannot be killed yet: {', '.join(map(str, self.pids()))}")
             if self._cgroup is not None:
                 self._cgroup.kill()
             else:
