@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from .console import SetupError
 
 DEFAULT_PORT = 8001
+HTTP_PORT = 80  # what a URL without a port means
 KEYS = ("LLM_PROVIDER", "LOCAL_LLM_URL", "LOCAL_LLM_MODEL")
 # With python-dotenv, as the daemon does, and in its environment: its grammar is nobody else's.
 READER = """
@@ -40,6 +41,11 @@ class EnvFile:
     model: str | None
     port: int
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the model is this host's business: then, and only then, the daemon runs it."""
+        return self.provider == "local"
+
 
 def read(path: Path, python: Path) -> EnvFile:
     """Read an existing `.env` with the daemon's Python."""
@@ -50,14 +56,16 @@ def read(path: Path, python: Path) -> EnvFile:
         message = f"cannot read {path}: {reason}"
         raise SetupError(message, "mend it or move it away")
     values: dict[str, str | None] = json.loads(done.stdout)
-    url = values["LOCAL_LLM_URL"] or ""
+    url = values["LOCAL_LLM_URL"] or f"http://localhost:{DEFAULT_PORT}/v1"
     try:
-        port = urlsplit(url).port or DEFAULT_PORT
+        port = urlsplit(url).port or HTTP_PORT
     except ValueError as error:
         remedy = f"write it like LOCAL_LLM_URL=http://localhost:{DEFAULT_PORT}/v1"
         message = f"{path}: LOCAL_LLM_URL={url} has no valid port"
         raise SetupError(message, remedy) from error
-    return EnvFile(path, values["LLM_PROVIDER"] or None, values["LOCAL_LLM_MODEL"] or None, port)
+    provider = (values["LLM_PROVIDER"] or "").strip().lower()
+    model = (values["LOCAL_LLM_MODEL"] or "").strip()
+    return EnvFile(path, provider or None, model or None, port)
 
 
 def create(path: Path, model: str, port: int) -> None:

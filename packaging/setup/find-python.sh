@@ -8,8 +8,14 @@ if sys.version_info < (3, 11) or not find_spec("venv") or not find_spec("ensurep
     sys.exit(1)
 print(sys.executable)'
 
+# Root's own python3 may be a version manager's, in a home that is closed to the service's user.
+first=python3
+if [ "$(id -u)" -eq 0 ]; then
+    first=/usr/bin/python3
+fi
+
 python=
-for candidate in python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do
+for candidate in "$first" python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do
     if python=$("$candidate" -c "$probe" 2>/dev/null); then
         break
     fi

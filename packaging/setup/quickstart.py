@@ -53,10 +53,7 @@ def main(arguments: Sequence[str]) -> int:
             else:
                 engines.ensure(engine, CHECKOUT)
         with steps.step(f"the model, {plan.model}"):
-            if plan.model == demo.NAME:
-                demo.ensure(engine)
-            else:
-                say("      the daemon downloads it where it is not there yet")
+            _ensure_model(plan, engine)
     if options.prepare_only:
         say("prepared; packaging/quickstart starts it")
         return 0
@@ -118,22 +115,37 @@ def _check_space(engine: engines.Engine) -> None:
 def _plan(options: argparse.Namespace, engine: engines.Engine) -> Plan:
     """Settle model and port, from the options, the `.env` and the defaults, in this order."""
     path = Path.cwd() / ".env"
-    default = demo.NAME if engine.kind == "cpu" or not engines.has_gpu() else GPU_MODEL
     if not path.exists():
-        env_file.create(path, options.model or default, options.port or env_file.DEFAULT_PORT)
+        model = options.model or _default_model(engine)
+        env_file.create(path, model, options.port or env_file.DEFAULT_PORT)
         say(f"      made {path}")
     env = env_file.read(path, CHECKOUT / ".venv" / "bin" / "python")
-    overrides: list[str] = []
-    if model := options.model or (None if env.model else default):
+    model, overrides = options.model or env.model, []
+    if model is None:
+        model = _default_model(engine)
+        say(f"      {path} names no LOCAL_LLM_MODEL: serving {model} in this run")
+    if model != env.model:
         overrides += ["--model", model]
     if options.port:
         overrides += ["--port", str(options.port)]
-    if env.model is None and not options.model:
-        say(f"      {path} names no LOCAL_LLM_MODEL: serving {default} in this run")
-    model = model or env.model or default
     if model == GPU_MODEL and engine.kind == "cpu":
         say(f"      without a GPU {model} will hardly run; --model {demo.NAME} will")
     return Plan(env, model, options.port or env.port, tuple(overrides))
+
+
+def _default_model(engine: engines.Engine) -> str:
+    if engine.kind == "cuda" or (engine.kind == "own" and engines.has_gpu()):
+        return GPU_MODEL
+    return demo.NAME
+
+
+def _ensure_model(plan: Plan, engine: engines.Engine) -> None:
+    if not plan.env.is_local:
+        say(f"      not now: LLM_PROVIDER is {plan.env.provider or 'missing'} in {plan.env.path}")
+    elif plan.model == demo.NAME:
+        demo.ensure(engine)
+    else:
+        say("      the daemon downloads it where it is not there yet")
 
 
 def _serve(plan: Plan, engine: engines.Engine) -> int:
@@ -141,11 +153,8 @@ def _serve(plan: Plan, engine: engines.Engine) -> int:
     command = [str(programs / "cahoots-vllmd"), "--user", "--env-file", str(plan.env.path)]
     command += ["--engine", str(engine.directory), *plan.overrides]
     foreground = Foreground(command)
-    if plan.env.provider not in (None, "local"):
-        say(
-            f"LLM_PROVIDER is {plan.env.provider} in {plan.env.path}: the daemon runs, but serves "
-            "no model until it says local"
-        )
+    if not plan.env.is_local:
+        say(f"      it serves no model until LLM_PROVIDER in {plan.env.path} says local")
     else:
         announce(foreground, str(programs / "cahootsctl"), _ready_text(plan, programs))
     return foreground.wait()

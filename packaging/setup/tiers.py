@@ -15,10 +15,11 @@ from .console import SetupError, complain, say
 CHECKOUT = Path(__file__).resolve().parents[2]
 PROGRAMS = CHECKOUT / ".venv" / "bin"
 EXTRAS = frozenset({"test", "clients"})
+SOURCES = ("daemon", "tests", "packaging")
 LINTS = (
-    ("ruff", "check", "."),
-    ("ruff", "format", "--check", "."),
-    ("mypy", "--strict", "daemon", "tests", "packaging"),
+    ("ruff", "check", *SOURCES),
+    ("ruff", "format", "--check", *SOURCES),
+    ("mypy", "--strict", *SOURCES),
     ("lint-imports",),
 )
 SKIPPED = re.compile(r"^SKIPPED \[(\d+)\] (.*)$")

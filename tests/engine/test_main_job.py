@@ -157,8 +157,9 @@ def test_stop_during_engine_start_leaves_no_process(daemon: Daemon) -> None:
     aborted = daemon.ctl("operations", "abort", _running(daemon))
 
     assert aborted.returncode == 0, aborted.stderr
-    assert wait_for(lambda: gone(old) and not tree(daemon.process.pid), 15)
-    assert daemon.status()["state"] == "off"
+    assert wait_for(lambda: daemon.status()["state"] == "off", 15)
+    assert gone(old)
+    assert tree(daemon.process.pid) == {}
 
 
 def test_interrupted_daemon_exits_cleanly_and_leaves_no_process(daemon: Daemon) -> None:

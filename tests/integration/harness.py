@@ -392,6 +392,23 @@ class Daemon:
         """Return what the engine was started with last."""
         return starts(self.script)[-1].argv
 
+    def open_stream(self, path: str) -> http.client.HTTPResponse:
+        """Open an endless answer of the control API."""
+        connection = self._opened(UnixConnection(self.socket))
+        connection.request("GET", path)
+        return connection.getresponse()
+
+    def read_state(self) -> Json:
+        state: Json = json.loads(self.state_file.read_text())
+        return state
+
+    def write_state(self, state: Json) -> None:
+        self.state_file.write_text(json.dumps(state))
+
+    def process_of_another(self) -> subprocess.Popen[bytes]:
+        """Start a process that is none of the daemon's business."""
+        return subprocess.Popen(["/bin/sleep", "60"], start_new_session=True)
+
     def started(self) -> int:
         """Return how many times the engine was started."""
         return len(starts(self.script))

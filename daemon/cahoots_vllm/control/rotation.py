@@ -6,8 +6,8 @@ here, oldest first; in `off` and `failed` they are refused with the reason.
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +89,7 @@ class Rotation:
         """Send requests to this worker, those that waited first."""
         backend = self._backends.get(generation) or Backend(generation, uds)
         self._backends[generation] = self._open = backend
+        backend.closed.clear()
         self._refusal = None
         while self._waiting:
             waiter = self._waiting.popleft()
@@ -100,6 +101,14 @@ class Rotation:
         if self._open is not None and self._open.generation == generation:
             self._open.closed.set()
             self._open = None
+
+    async def leave(self, backend: Backend, timeout_s: float) -> None:
+        """Return once a backend that failed a request is out of rotation, or the time has passed.
+
+        Whether it is really lost is the supervisor's to say; closed by us it would stay so.
+        """
+        with suppress(TimeoutError):
+            await asyncio.wait_for(backend.closed.wait(), timeout_s)
 
     async def drain(self, generation: int, timeout_s: float) -> bool:
         """Close, and wait until no request is on the worker. False: the time ran out."""
@@ -123,7 +132,7 @@ class Rotation:
         self.close(generation)
         backend = self._backends.pop(generation, None)
         if backend is not None:
-            await backend.session.close()
+            await backend.end()
 
     def refuse(self, refusal: Refusal | None) -> None:
         """Hold no request while a refusal stands; those that wait are answered with it."""

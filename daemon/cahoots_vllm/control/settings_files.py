@@ -189,7 +189,10 @@ def _known_keys(model: type[BaseModel]) -> Iterator[str]:
 
 def _options(table: Mapping[str, OptionValue], path: Path) -> Options:
     """Return `vllm serve` options. Raises CahootsError for a name that cannot be one."""
-    for name in table:
+    found: dict[str, OptionValue] = {}
+    for written, value in table.items():
+        # vLLM takes both spellings; two of them must not become two options.
+        name = written.replace("_", "-")
         if name in RESERVED_OPTIONS:
             raise CahootsError(
                 Kind.BAD_SETTINGS,
@@ -199,7 +202,8 @@ def _options(table: Mapping[str, OptionValue], path: Path) -> Options:
         if not _OPTION_NAME.match(name):
             raise CahootsError(
                 Kind.BAD_SETTINGS,
-                f"cannot use {path}: options.{name}: not an option name",
+                f"cannot use {path}: options.{written}: not an option name",
                 "use vllm serve's long name without dashes, e.g. max-model-len",
             )
-    return tuple(table.items())
+        found[name] = value
+    return tuple(found.items())

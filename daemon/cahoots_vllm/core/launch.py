@@ -23,7 +23,20 @@ CPU_DEFAULT_UTILIZATION = 0.4
 
 # Ours alone: a profile that sets one of these would cut the worker off from the daemon.
 RESERVED_OPTIONS = frozenset(
-    {"uds", "host", "port", "served-model-name", "model", "api-key", "root-path", "ssl-keyfile"}
+    {
+        "uds",
+        "host",
+        "port",
+        "served-model-name",
+        "model",
+        "revision",
+        "api-key",
+        "root-path",
+        "ssl-keyfile",
+        "ssl-certfile",
+        "config",
+        "disable-access-log-for-endpoints",
+    }
 )
 
 

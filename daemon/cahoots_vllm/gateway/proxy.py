@@ -94,12 +94,14 @@ async def _exchange(
 ) -> web.StreamResponse:
     """Send the request and stream the answer.
 
-    Raises aiohttp.ClientConnectionError only while nothing was answered to the client.
+    Raises aiohttp.ClientConnectionError, or TimeoutError when the worker is retired, only while
+    nothing was answered to the client.
     """
     data = body if body is not None else (request.content if request.body_exists else None)
     url = URL(f"http://worker{request.raw_path}", encoded=True)
-    with backend.request() as session:
-        async with session.request(
+    response: web.StreamResponse | None = None
+    try:
+        async with backend.request() as session, session.request(
             request.method, url, headers=_end_to_end(request.headers), data=data,
             allow_redirects=False,
         ) as upstream:  # fmt: skip
@@ -109,12 +111,13 @@ async def _exchange(
                 headers=_end_to_end(upstream.headers),
             )
             await response.prepare(request)
-            try:
-                async for chunk in upstream.content.iter_any():
-                    await response.write(chunk)
-            except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
-                await _end_broken(request, response, error)
-            return response
+            async for chunk in upstream.content.iter_any():
+                await response.write(chunk)
+    except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError) as error:
+        if response is None:
+            raise
+        await _end_broken(request, response, error)
+    return response
 
 
 async def _end_broken(request: web.Request, response: web.StreamResponse, error: Exception) -> None:

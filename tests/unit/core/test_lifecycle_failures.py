@@ -66,10 +66,17 @@ def test_being_ready_for_less_than_five_minutes_forgives_nothing() -> None:
     assert _crash(world, ready_s=READY_AGAIN_S - 0.1) == 2.0
 
 
+def test_crashes_far_apart_are_never_given_up() -> None:
+    world = arrange("starting")
+    for _ in range(10):
+        assert _crash(world, ready_s=READY_AGAIN_S) == 1.0
+        _wake(world)
+
+
 def test_a_slow_start_is_not_mistaken_for_being_ready() -> None:
     world = arrange("starting")
     for wait_s in (1.0, 2.0):
-        world.now += READY_AGAIN_S - 50
+        world.now += READY_AGAIN_S + 50
         generation = world.state.generation
         world.send(Lost(generation, MENDABLE))
         assert world.state.retry_at == pytest.approx(world.now + wait_s)
@@ -82,7 +89,7 @@ def test_starts_too_slow_for_the_window_are_given_up_too() -> None:
     for _ in range(4):
         world.now += 700
         world.play((Lost(world.state.generation, MENDABLE), Gone(world.state.generation)))
-        assert world.state.phase is Phase.BACKOFF
+        assert world.state.retry_at == world.now + 1.0, "earlier ones are out of the window"
         _wake(world)
     world.now += 700
     world.send(Lost(world.state.generation, MENDABLE))

@@ -140,6 +140,4 @@ class Lifecycle(RuleBasedStateMachine):
 
 
 TestLifecycle = Lifecycle.TestCase
-TestLifecycle.settings = hypothesis_settings(
-    max_examples=100, stateful_step_count=40, deadline=None
-)
+TestLifecycle.settings = hypothesis_settings(max_examples=100, stateful_step_count=40)
