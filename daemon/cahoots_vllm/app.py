@@ -21,6 +21,7 @@ from cahoots_vllm.control.rotation import Rotation
 from cahoots_vllm.control.snapshot import StatusReader
 from cahoots_vllm.control.state_file import StateFile
 from cahoots_vllm.control.supervisor import Supervisor
+from cahoots_vllm.core.errors import CahootsError
 from cahoots_vllm.core.settings import Settings
 from cahoots_vllm.core.wire import GROUP, OperationState
 from cahoots_vllm.gateway.server import GatewayServer
@@ -39,8 +40,13 @@ _LOG = logging.getLogger("cahoots_vllm")
 class App:
     """One daemon. `run` returns after a clean stop; an unexpected error ends it."""
 
-    def __init__(self, settings: Settings, paths: Paths, logs: LogBuffer) -> None:
-        """Bind the sockets first: what is wrong with them is said before anything starts."""
+    def __init__(
+        self, settings: Settings, paths: Paths, logs: LogBuffer, *, keeps_override: bool
+    ) -> None:
+        """Bind the sockets first: what is wrong with them is said before anything starts.
+
+        `keeps_override`: go on with the model that `swap-model` chose in an earlier run.
+        """
         self._settings = settings
         self._paths = paths
         self._notifier = Notifier()
@@ -54,9 +60,16 @@ class App:
         self._control = sockets.listen_unix(
             paths.control_socket, mode=0o660, group=GROUP if paths.is_system else None
         )
-        self._gateway_listeners = sockets.listen_tcp(settings.gateway.listen, settings.gateway.port)
+        try:
+            self._gateway_listeners = sockets.listen_tcp(
+                settings.gateway.listen, settings.gateway.port
+            )
+        except CahootsError:
+            self._control.close()
+            paths.control_socket.unlink()
+            raise
         gpus = NvmlReader()
-        self._supervisor = self._build_supervisor(gpus, logs)
+        self._supervisor = self._build_supervisor(gpus, logs, keeps_override=keeps_override)
         status = StatusReader(
             supervisor=self._supervisor,
             rotation=self._rotation,
@@ -68,7 +81,9 @@ class App:
         self._api = ApiServer(routes, self._control)
         self._gateway = GatewayServer(self._rotation, settings.gateway, self._gateway_listeners)
 
-    def _build_supervisor(self, gpus: NvmlReader, logs: LogBuffer) -> Supervisor:
+    def _build_supervisor(
+        self, gpus: NvmlReader, logs: LogBuffer, *, keeps_override: bool
+    ) -> Supervisor:
         record = self._state_file.load()
         context = WorkerContext(
             children=self._children,
@@ -85,7 +100,8 @@ class App:
             logs=logs,
         )
         settings = self._settings
-        if record.override is not None and record.configured_model == settings.configured_model:
+        is_same = record.configured_model == settings.configured_model
+        if record.override is not None and is_same and keeps_override:
             settings = replace(settings, override=record.override)
         return Supervisor(settings, record.generation, parts, Announcer(self._events))
 

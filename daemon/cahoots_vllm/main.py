@@ -43,12 +43,19 @@ def _serve(arguments: argparse.Namespace, logs: LogBuffer) -> None:
     settings = load_settings(paths, line)
 
     async def serve() -> None:
-        await App(settings, paths, logs).run()
+        await App(settings, paths, logs, keeps_override=line.model is None).run()
 
     asyncio.run(serve())
 
 
 def _paths(arguments: argparse.Namespace) -> Paths:
+    if arguments.config is not None and not arguments.config.exists():
+        # Only the default one may be missing: this one somebody meant to be used.
+        raise CahootsError(
+            Kind.BAD_SETTINGS,
+            f"cannot read the configuration {arguments.config}: no such file",
+            "create it, or leave out --config",
+        )
     if arguments.system:
         return system_paths(arguments.config)
     return user_paths(arguments.config, os.environ)

@@ -109,7 +109,8 @@ def ensure(engine: Engine, checkout: Path) -> None:
 def _requirements(engine: Engine, checkout: Path) -> str:
     lists = checkout / "packaging" / "engine"
     texts = [(lists / name).read_text() for name in (f"{engine.kind}.txt", "demo.txt")]
-    return venvs.digest(engine.kind, CPU_TORCH, CPU_VLLM, *texts)
+    # The directory too: the scripts in a moved environment name the old one.
+    return venvs.digest(str(engine.directory), engine.kind, CPU_TORCH, CPU_VLLM, *texts)
 
 
 def _fill_cuda(directory: Path, lists: Path) -> None:

@@ -1,11 +1,15 @@
 """packaging/quickstart: from a fresh checkout to a served model, in the foreground."""
 
 import argparse
+import importlib
 import json
+import os
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from . import daemon_env, demo, engines, env_file, venvs
 from .console import MB, Steps, say
@@ -156,8 +160,17 @@ def _serve(plan: Plan, engine: engines.Engine) -> int:
     if not plan.env.is_local:
         say(f"      it serves no model until LLM_PROVIDER in {plan.env.path} says local")
     else:
-        announce(foreground, str(programs / "cahootsctl"), _ready_text(plan, programs))
+        # This daemon's own socket: a service on the same host has another.
+        own_socket = f"{_wire().user_runtime_dir(os.environ, os.geteuid())}/control.sock"
+        ctl = [str(programs / "cahootsctl"), "--socket", own_socket]
+        announce(foreground, ctl, _ready_text(plan, programs))
     return foreground.wait()
+
+
+def _wire() -> ModuleType:
+    """Return the daemon's module of names and paths: standard library only, so it loads here."""
+    sys.path.append(str(CHECKOUT / "daemon"))
+    return importlib.import_module("cahoots_vllm.core.wire")
 
 
 def _ready_text(plan: Plan, programs: Path) -> str:

@@ -29,11 +29,9 @@ class Foreground:
         self.waiter: subprocess.Popen[str] | None = None
 
     def _end(self, _number: int, _frame: FrameType | None) -> None:
-        if self.asked_to_end:
-            sys.stderr.write("still stopping the model and the daemon\n")
-            return
+        if not self.asked_to_end:
+            sys.stderr.write("\nstopping the model and the daemon; again: cut requests off\n")
         self.asked_to_end = True
-        sys.stderr.write("\nstopping the model and the daemon\n")
         self.daemon.send_signal(signal.SIGTERM)
 
     def wait(self) -> int:
@@ -48,20 +46,20 @@ class Foreground:
         return 1
 
 
-def announce(foreground: Foreground, ctl: str, ready_text: str) -> None:
+def announce(foreground: Foreground, ctl: Sequence[str], ready_text: str) -> None:
     """Wait beside the daemon until the model is ready or has failed, and say so."""
     # In a thread: the main one waits for the daemon, and Python runs signal handlers there only.
     waiting = (foreground, ctl, ready_text)
     threading.Thread(target=_announce, args=waiting, daemon=True).start()
 
 
-def _announce(foreground: Foreground, ctl: str, ready_text: str) -> None:
+def _announce(foreground: Foreground, ctl: Sequence[str], ready_text: str) -> None:
     started = time.monotonic()
     code, text = UNREACHABLE, ""
     while code == UNREACHABLE:
         if foreground.daemon.poll() is not None:
             return
-        command = [ctl, "wait", "--timeout", str(WAIT_S)]
+        command = [*ctl, "wait", "--timeout", str(WAIT_S)]
         # Its progress is not shown: the daemon's own lines are on the terminal already.
         with subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -75,11 +73,12 @@ def _announce(foreground: Foreground, ctl: str, ready_text: str) -> None:
     if code == READY:
         say(f"\nready after {time.monotonic() - started:.0f} s\n{ready_text}")
     else:
+        program = ctl[0]
         word = "failed" if code == FAILED else "is not ready"
         say(
             f"\nthe model {word}\n{text}\n"
-            f"  what happened:   {ctl} status\n"
-            f"  its last lines:  {ctl} logs\n"
-            f"  try again:       {ctl} start\n"
-            "The daemon stays up, and follows a corrected .env by itself; Ctrl-C stops it."
+            f"  what happened:   {program} status\n"
+            f"  its last lines:  {program} logs\n"
+            f"  try again:       {program} start\n"
+            "The daemon stays up until Ctrl-C; after correcting the .env, start this again."
         )

@@ -135,7 +135,7 @@ def _time_start() -> float:
 
 
 def _wait_for_answer(path: Path, started: float) -> float:
-    while time.perf_counter() - started < 30:  # noqa: PLR2004 (far above any aim)
+    while time.perf_counter() - started < 30:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             try:
                 connection.connect(str(path))

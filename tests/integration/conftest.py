@@ -11,6 +11,7 @@ import pytest
 from cahoots_vllm.host.children import become_subreaper
 
 from .harness import Daemon
+from .stub_hub import StubHub, running_hub
 
 _HERE = Path(__file__).parent
 _TIMEOUT_S = 60
@@ -56,5 +57,30 @@ def serving(tmp_path_factory: pytest.TempPathFactory, _subreaper: None) -> Itera
     A module with it must run its other tests' daemons elsewhere: `finish` ends every process.
     """
     with _prepared(tmp_path_factory.mktemp("serving")) as one:
+        one.start_ready()
+        yield one
+
+
+@pytest.fixture
+def hub() -> Iterator[StubHub]:
+    """A hub that has every model, unless told otherwise."""
+    with running_hub() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def swapping_hub() -> Iterator[StubHub]:
+    """The hub of `swapping`."""
+    with running_hub() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def swapping(
+    tmp_path_factory: pytest.TempPathFactory, _subreaper: None, swapping_hub: StubHub
+) -> Iterator[Daemon]:
+    """One ready daemon for all swaps of a module that fail before anything is stopped."""
+    with _prepared(tmp_path_factory.mktemp("swapping")) as one:
+        one.write_env(HF_ENDPOINT=swapping_hub.endpoint)
         one.start_ready()
         yield one

@@ -392,11 +392,21 @@ class Daemon:
         """Return what the engine was started with last."""
         return starts(self.script)[-1].argv
 
-    def open_stream(self, path: str) -> http.client.HTTPResponse:
-        """Open an endless answer of the control API."""
+    def is_downloader(self, pid: int) -> bool:
+        return "hub_fetch" in process_tree.title(pid)
+
+    def open_stream(
+        self, path: str, headers: dict[str, str] | None = None
+    ) -> http.client.HTTPResponse:
+        """Open an endless answer of the control API; reading from it is bounded as well."""
         connection = self._opened(UnixConnection(self.socket))
-        connection.request("GET", path)
+        connection.request("GET", path, headers=headers or {})
         return connection.getresponse()
+
+    def cause(self) -> str | None:
+        """Return the cause of the last failure."""
+        failed = self.status()["last_failure"]
+        return str(failed["cause"]) if failed else None
 
     def read_state(self) -> Json:
         state: Json = json.loads(self.state_file.read_text())

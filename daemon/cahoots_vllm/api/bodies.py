@@ -27,7 +27,8 @@ class SwapModelBody(BaseModel):
 async def read_swap_model(request: web.Request) -> SwapModelBody:
     """Return the body. Raises CahootsError (BAD_REQUEST)."""
     try:
-        return SwapModelBody.model_validate(json.loads(await request.text()))
+        # Bytes: JSON is Unicode whatever charset the request names (RFC 8259 section 8.1).
+        return SwapModelBody.model_validate(json.loads(await request.read()))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "body"
@@ -36,7 +37,7 @@ async def read_swap_model(request: web.Request) -> SwapModelBody:
             f"cannot use the body: {where}: {first['msg']}",
             "see /v1/openapi.json",
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CahootsError(
             Kind.BAD_REQUEST, f"cannot read the body: {error}", "send a JSON object"
         ) from error

@@ -21,6 +21,7 @@ from cahoots_vllm.core.wire import Phase
 _STATUS = TypeAdapter(Status)
 _KEEP_ALIVE_S = 15.0
 _LONGEST_WAIT_S = 3600.0
+_LONGEST_ID = 18  # digits of an event's number
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,8 @@ class Handlers:
     async def event_stream(self, request: web.Request) -> web.StreamResponse:
         """Server-sent events (WHATWG HTML, 9.2); `Last-Event-ID` resumes."""
         last = request.headers.get("Last-Event-ID", "")
-        after = int(last) if last.isdecimal() else None
+        is_number = last.isdecimal() and len(last) <= _LONGEST_ID
+        after = int(last) if is_number else None
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
         )

@@ -83,7 +83,9 @@ def _schemas() -> dict[str, object]:
         ("SwapModelBody", SwapModelBody),
     ):
         schema = TypeAdapter(type_).json_schema(ref_template=_REFS)
-        schemas.update(schema.pop("$defs", {}))
+        # An operation's own Problem and what it is made of are not what goes over the wire.
+        parts = schema.pop("$defs", {})
+        schemas.update((part, parts[part]) for part in parts if part not in schemas)
         schemas[name] = schema
     operation = schemas["Operation"]
     if isinstance(operation, dict):

@@ -20,10 +20,10 @@ def build_app(routes: tuple[Route, ...]) -> web.Application:
     app = web.Application(
         middlewares=[problem_middleware, _refuse_browsers], client_max_size=_MAX_BODY_BYTES
     )
-    document = build_openapi(routes)
+    document = functools.cache(build_openapi)  # made when somebody asks
 
     async def openapi(_request: web.Request) -> web.Response:
-        return web.json_response(document)
+        return web.json_response(document(routes))
 
     app.router.add_get("/v1/openapi.json", openapi)
     for route in routes:

@@ -7,7 +7,7 @@ here, oldest first; in `off` and `failed` they are refused with the reason.
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,25 +34,41 @@ class Backend:
         self.idle = asyncio.Event()
         self.idle.set()
         self.closed = asyncio.Event()
-        self.session = aiohttp.ClientSession(
+        self._requests: set[asyncio.Timeout] = set()
+        self._session = aiohttp.ClientSession(
             # Below uvicorn's 5 s: the worker must not close a connection we are about to use.
             connector=aiohttp.UnixConnector(str(uds), limit=0, keepalive_timeout=3.0),
             timeout=aiohttp.ClientTimeout(total=None),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
+            # What the client did not say is not said for it: it may not understand gzip.
+            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
         )
 
-    @contextmanager
-    def request(self) -> Iterator[aiohttp.ClientSession]:
-        """Count a request as in flight."""
+    @asynccontextmanager
+    async def request(self) -> AsyncIterator[aiohttp.ClientSession]:
+        """Count a request as in flight. Raises TimeoutError when the worker is or was retired."""
+        if self._session.closed:
+            raise TimeoutError
         self.in_flight += 1
         self.idle.clear()
         try:
-            yield self.session
+            async with asyncio.timeout(None) as end:
+                self._requests.add(end)
+                try:
+                    yield self._session
+                finally:
+                    self._requests.discard(end)
         finally:
             self.in_flight -= 1
             if self.in_flight == 0:
                 self.idle.set()
+
+    async def end(self) -> None:
+        """End the requests still on it; closing the session alone wakes nobody who reads there."""
+        for request in self._requests:
+            request.reschedule(asyncio.get_running_loop().time())
+        await self._session.close()
 
 
 class Rotation:
@@ -101,14 +117,6 @@ class Rotation:
         if self._open is not None and self._open.generation == generation:
             self._open.closed.set()
             self._open = None
-
-    async def leave(self, backend: Backend, timeout_s: float) -> None:
-        """Return once a backend that failed a request is out of rotation, or the time has passed.
-
-        Whether it is really lost is the supervisor's to say; closed by us it would stay so.
-        """
-        with suppress(TimeoutError):
-            await asyncio.wait_for(backend.closed.wait(), timeout_s)
 
     async def drain(self, generation: int, timeout_s: float) -> bool:
         """Close, and wait until no request is on the worker. False: the time ran out."""

@@ -25,9 +25,7 @@ class StatusReader:
         """Return the snapshot now; a GPU that does not answer delays it by 2 s at most."""
         worker = self.supervisor.worker
         settings = self.supervisor.settings
-        warnings = settings.warnings
-        if self.state_file.error is not None:
-            warnings = (*warnings, self.state_file.error)
+        warnings = (*settings.warnings, *self.state_file.warnings)
         facts = Facts(
             pid=worker.pid if worker is not None else None,
             progress=worker.progress if worker is not None else None,

@@ -29,6 +29,12 @@ class StateFile:
         self._path = path
         self.record = StateRecord()
         self.error: str | None = None
+        self._damage: str | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What people should know: a file put aside at the start, one that cannot be written."""
+        return tuple(text for text in (self._damage, self.error) if text is not None)
 
     def load(self) -> StateRecord:
         """Return the record; a damaged file is put aside, never a reason not to start."""
@@ -37,7 +43,9 @@ class StateFile:
         except FileNotFoundError:
             return self.record
         except (OSError, ValidationError) as error:
-            self.error = f"{self._path} could not be read and was put aside: {error}".split("\n")[0]
+            self._damage = f"{self._path} could not be read and was put aside: {error}".split("\n")[
+                0
+            ]
             self._put_aside()
         return self.record
 
@@ -45,7 +53,7 @@ class StateFile:
         try:
             self._path.replace(self._path.with_suffix(".damaged"))
         except OSError as error:
-            self.error = f"cannot put {self._path} aside: {error.strerror}"
+            self._damage = f"cannot put {self._path} aside: {error.strerror}"
 
     def save(self, **changes: object) -> None:
         """Change and write the record. A full disk is kept as `error`: serving goes on."""

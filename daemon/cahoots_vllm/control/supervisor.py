@@ -111,6 +111,7 @@ class Supervisor:
 
     def abort(self, id_: str) -> Operation:
         """End a running operation and want what was wanted before it. Raises CahootsError."""
+        self._refuse_while_stopping()
         operation = self.operations.abort(id_)
         previous = operation.previous
         if operation.kind == "swap-model":
@@ -134,12 +135,15 @@ class Supervisor:
             )
 
     def _begin(self, kind: str, params: Mapping[str, str], by: Caller, target: Target) -> Operation:
-        if self._is_shutting_down:
-            raise CahootsError(Kind.CONFLICT, "the daemon is stopping", "start it again")
+        self._refuse_while_stopping()
         self.operations.refuse_if_busy()
         operation = self.operations.begin(kind, params, by, target, self.state.goal)
         self._announcer.operation(operation)
         return operation
+
+    def _refuse_while_stopping(self) -> None:
+        if self._is_shutting_down:
+            raise CahootsError(Kind.CONFLICT, "the daemon is stopping", "start it again")
 
     def _on_progress(self, sub_phase: str, fraction: float | None) -> None:
         self._announcer.note(sub_phase, fraction)

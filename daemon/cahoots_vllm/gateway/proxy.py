@@ -63,7 +63,7 @@ class Proxy:
                 body = await _read_if_small(request)  # not before: held requests keep none
             try:
                 return await _exchange(request, backend, body)
-            except aiohttp.ClientConnectionError as error:
+            except (aiohttp.ClientConnectionError, TimeoutError) as error:
                 failure = error
             if body is None and request.body_exists and not _is_unsent(failure):
                 break  # its body is gone

@@ -1,9 +1,8 @@
 """GPUs as NVML sees them. A host without driver or GPU has an empty list, which is no error."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
-
-import pynvml
+from typing import Any, Protocol
 
 from cahoots_vllm.host.blocking import run_blocking
 
@@ -65,42 +64,41 @@ class NvmlReader:
 
 
 def _read_all() -> tuple[Gpu, ...]:
+    # Loaded here, in the thread: it is a large module, and the first answer must not wait for it.
+    import pynvml  # noqa: PLC0415
+
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return ()  # no driver library, no driver, or no device
     try:
-        return tuple(_read_one(index) for index in range(pynvml.nvmlDeviceGetCount()))
+        return tuple(_read_one(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount()))
     except pynvml.NVMLError:
         return ()  # the GPU went away while we looked
     finally:
         pynvml.nvmlShutdown()
 
 
-def _read_one(index: int) -> Gpu:
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+def _read_one(nvml: Any, index: int) -> Gpu:  # noqa: ANN401 (pynvml ships no types)
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    processes = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
     return Gpu(
         index=index,
-        name=str(pynvml.nvmlDeviceGetName(handle)),
+        name=str(nvml.nvmlDeviceGetName(handle)),
         memory_total=int(memory.total),
         memory_used=int(memory.used),
-        utilization=_utilization(handle),
-        temperature=_temperature(handle),
+        utilization=_ask(nvml, lambda: int(nvml.nvmlDeviceGetUtilizationRates(handle).gpu)),
+        temperature=_ask(
+            nvml, lambda: int(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
+        ),
         processes=tuple(GpuProcess(int(p.pid), p.usedGpuMemory) for p in processes),
     )
 
 
-def _utilization(handle: object) -> int | None:
+def _ask(nvml: Any, question: Callable[[], int]) -> int | None:  # noqa: ANN401 (as above)
+    """Return the answer, None where this GPU does not support the question (MIG)."""
     try:
-        return int(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
-    except pynvml.NVMLError:
-        return None  # not supported on this GPU (MIG)
-
-
-def _temperature(handle: object) -> int | None:
-    try:
-        return int(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
-    except pynvml.NVMLError:
-        return None  # not supported on this GPU
+        return question()
+    except nvml.NVMLError:
+        return None

@@ -7,6 +7,7 @@ HF_ENDPOINT in the environment. Prints one JSON object a line: {"total", "done"}
 
 import errno
 import json
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -31,6 +32,8 @@ _UNAUTHORIZED = frozenset({401, 403})
 
 def main() -> int:
     """Download and report; the exit status is 0 whenever the last line says how it went."""
+    # Without the daemon nobody wants the model: the next line of progress ends this program.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     repo = sys.argv[1]
     revision = sys.argv[2] if len(sys.argv) > 2 else None  # noqa: PLR2004 (optional second argument)
     try:
@@ -52,11 +55,13 @@ def _fetch(repo: str, revision: str | None) -> str:
     watcher = threading.Thread(target=_report, args=(repo, total, done), daemon=True)
     watcher.start()
     try:
-        return str(snapshot_download(repo, revision=info.sha, allow_patterns=patterns))
+        path = str(snapshot_download(repo, revision=info.sha, allow_patterns=patterns))
     finally:
         done.set()
         watcher.join()
-        _remember_ref(repo, revision, info.sha)
+    # Only now: by this name a snapshot is found again and taken for whole.
+    _remember_ref(repo, revision, info.sha)
+    return path
 
 
 def _remember_ref(repo: str, revision: str | None, sha: str | None) -> None:

@@ -1,0 +1,117 @@
+"""A hub on loopback: the few routes that a download asks for, and the ways in which it fails."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+FILES = {
+    "config.json": b'{"max_position_embeddings": 1024}',
+    "model.safetensors": b"weights" * 1000,
+    "tokenizer.json": b"{}",
+    "README.md": b"not needed to serve",
+}
+
+
+class StubHub:
+    """What it answers for a repo: its files, an HTTP status, or nothing until it is closed."""
+
+    def __init__(self, port: int) -> None:
+        """Every repo is there unless `refusals` or `silent` say otherwise."""
+        self.endpoint = f"http://127.0.0.1:{port}"
+        self.refusals: dict[str, tuple[int, dict[str, str]]] = {}
+        self.silent: set[str] = set()
+        self.silent_files: set[str] = set()
+        self.broken_files: set[str] = set()
+        self.seen: list[tuple[str, str]] = []
+        self.tokens: set[str] = set()
+        self.is_closing = threading.Event()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: StubHub
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:  # noqa: N802 (http.server calls it so)
+        self._answer()
+
+    def do_GET(self) -> None:  # noqa: N802 (as above)
+        self._answer()
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401 (as inherited)
+        """Say nothing."""
+
+    def _answer(self) -> None:
+        path = self.path.partition("?")[0]
+        self.hub.seen.append((self.command, path))
+        self.hub.tokens.add(self.headers.get("Authorization", ""))
+        parts = path.removeprefix("/api/models").strip("/").split("/")
+        repo = "/".join(parts[:2])
+        if repo in self.hub.silent:
+            self.hub.is_closing.wait(60)
+            self.close_connection = True
+        elif repo in self.hub.refusals:
+            status, headers = self.hub.refusals[repo]
+            self._send(status, b'{"error": "refused"}', headers)
+        elif "/tree/" in path:
+            self._send(200, json.dumps(_tree()).encode(), {})
+        elif path.startswith("/api/models"):
+            self._send(200, json.dumps(_info(repo)).encode(), {"X-Repo-Commit": SHA})
+        else:
+            self._send_file(parts[-1])
+
+    def _send_file(self, name: str) -> None:
+        if name not in FILES:
+            self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
+            return
+        if name in self.hub.silent_files and self.command == "GET":
+            self.hub.is_closing.wait(60)
+            self.close_connection = True
+            return
+        if name in self.hub.broken_files:
+            self._send(403, b"", {})  # not 5xx: the client would try again for long
+            return
+        tag = hashlib.sha256(FILES[name]).hexdigest()
+        self._send(200, FILES[name], {"ETag": f'"{tag}"', "X-Repo-Commit": SHA})
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for header in headers.items():
+            self.send_header(*header)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+def _info(repo: str) -> dict[str, object]:
+    siblings = [{"rfilename": name, "size": len(body)} for name, body in FILES.items()]
+    return {"id": repo, "modelId": repo, "sha": SHA, "siblings": siblings, "tags": []}
+
+
+def _tree() -> list[dict[str, object]]:
+    return [
+        {"type": "file", "path": name, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}  # noqa: S324 (git's own)
+        for name, body in FILES.items()
+    ]
+
+
+@contextmanager
+def running_hub() -> Iterator[StubHub]:
+    """Serve on a free port of loopback until the end of the block."""
+    handler = type("Handler", (_Handler,), {})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        hub = handler.hub = StubHub(server.server_address[1])
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield hub
+        finally:
+            hub.is_closing.set()
+            server.shutdown()
+            thread.join()
