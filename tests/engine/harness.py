@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
+from cahoots_vllm.host import process_tree
+
 DEMO = "SmolLM2-135M-Instruct"
 TINY = "tiny-qwen3"
 # The slowest start seen was 70 s, with a cold page cache and both cores busy.
@@ -56,41 +58,21 @@ class Daemon:
 
 
 def tree(pid: int) -> dict[int, str]:
-    """Return pid and title of every living process below `pid`, from /proc."""
-    rows = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            stat = (entry / "stat").read_text()
-            title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-        state, parent = stat[stat.rindex(")") + 2 :].split()[:2]
-        if state not in "ZX":
-            rows[int(entry.name)] = (int(parent), title)
-    found: dict[int, str] = {}
-    waiting = [pid]
-    while waiting:
-        above = waiting.pop()
-        below = {p: row[1] for p, row in rows.items() if row[0] == above and p not in found}
-        found.update(below)
-        waiting += below
-    return found
-
-
-def gone(pids: set[int]) -> bool:
-    """Whether none of these processes lives; a zombie is none."""
-    return not any(is_alive(pid) for pid in pids)
+    """Return pid and title of every living process below `pid`."""
+    rows = process_tree.read_all()
+    below = process_tree.descendants([pid], rows) - {pid}
+    return {p: process_tree.title(p) for p in below if not rows[p].is_zombie}
 
 
 def is_alive(pid: int) -> bool:
     """Whether the process lives; a zombie does not."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat[stat.rindex(")") + 2] not in "ZX"
+    process = process_tree.read_process(pid)
+    return process is not None and not process.is_zombie
+
+
+def gone(pids: set[int]) -> bool:
+    """Whether none of these processes lives."""
+    return not any(is_alive(pid) for pid in pids)
 
 
 def wait_for(what: Callable[[], bool], timeout_s: float) -> bool:

@@ -38,7 +38,9 @@ _CONFIG: dict[str, dict[str, float]] = {
 _NEVER = ("Traceback", "never retrieved", "never awaited", "Unclosed", "ResourceWarning")
 
 
-def wait_for(condition: Callable[[], _T], timeout_s: float = PATIENCE_S, *, what: str = "") -> _T:
+def wait_for(
+    condition: Callable[[], _T | None], timeout_s: float = PATIENCE_S, *, what: str = ""
+) -> _T:
     """Return the condition's value once it is true; fail when the time has run out."""
     end = time.monotonic() + timeout_s
     while not (value := condition()):
@@ -358,7 +360,8 @@ class Daemon:
 
         def is_there() -> bool:
             status = self.status()
-            return status["state"] == "ready" and status["worker"]["generation"] >= least
+            is_ready = status["state"] == "ready"
+            return is_ready and int(status["worker"]["generation"]) >= least
 
         wait_for(is_there, what=f"generation {least} is ready")
 
@@ -395,11 +398,14 @@ class Daemon:
     def is_downloader(self, pid: int) -> bool:
         return "hub_fetch" in process_tree.title(pid)
 
+    def wait_started(self, count: int) -> None:
+        wait_for(lambda: self.started() == count, what=f"{count} starts")
+
     def open_stream(
-        self, path: str, headers: dict[str, str] | None = None
+        self, path: str, headers: dict[str, str] | None = None, *, timeout_s: float = PATIENCE_S
     ) -> http.client.HTTPResponse:
         """Open an endless answer of the control API; reading from it is bounded as well."""
-        connection = self._opened(UnixConnection(self.socket))
+        connection = self._opened(UnixConnection(self.socket, timeout_s))
         connection.request("GET", path, headers=headers or {})
         return connection.getresponse()
 

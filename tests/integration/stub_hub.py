@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, ClassVar
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 FILES = {
@@ -33,13 +33,13 @@ class StubHub:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    hub: StubHub
+    hub: ClassVar[StubHub]
     protocol_version = "HTTP/1.1"
 
-    def do_HEAD(self) -> None:  # noqa: N802 (http.server calls it so)
+    def do_HEAD(self) -> None:
         self._answer()
 
-    def do_GET(self) -> None:  # noqa: N802 (as above)
+    def do_GET(self) -> None:
         self._answer()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401 (as inherited)
@@ -103,10 +103,13 @@ def _tree() -> list[dict[str, object]]:
 @contextmanager
 def running_hub() -> Iterator[StubHub]:
     """Serve on a free port of loopback until the end of the block."""
-    handler = type("Handler", (_Handler,), {})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+
+    class Handler(_Handler):
+        pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
-        hub = handler.hub = StubHub(server.server_address[1])
+        hub = Handler.hub = StubHub(server.server_address[1])
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:

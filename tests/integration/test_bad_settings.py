@@ -38,7 +38,7 @@ def test_unreadable_env_file(daemon: Daemon) -> None:
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("[gateway]\nhold_timeot_s = 5\n", ("gateway.hold_timeot_s", "did you mean hold_timeout_s?")),
+        ("[gateway]\nhold_timeot_s = 5\n", ("gateway.hold_timeot_s", "hold_timeout_s?")),
         ("[gatway]\n", ("gatway", "did you mean gateway?")),
         ("[gateway]\nhold_max = -1\n", ("gateway.hold_max", "greater than or equal to 0")),
         ('[gateway]\nlisten = ["0.0.0.0"]\n', ("gateway.listen", "beyond loopback")),

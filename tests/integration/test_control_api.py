@@ -57,7 +57,9 @@ def test_what_there_is_not_is_not_found(serving: Daemon) -> None:
 
 def test_wrong_method_is_refused(serving: Daemon) -> None:
     for method, path in (("POST", "/v1/status"), ("GET", "/v1/swap-model"), ("PUT", "/v1/stop")):
-        problem(serving.request(method, path), 405, Kind.BAD_REQUEST)
+        answer = serving.request(method, path)
+        problem(answer, 405, Kind.BAD_REQUEST)
+        assert answer.headers["Allow"]
 
 
 def test_body_over_64_kib_is_refused(serving: Daemon) -> None:

@@ -94,7 +94,7 @@ def test_retryable_failures_back_off_and_are_tried_again(daemon: Daemon) -> None
     daemon.play(*map(failure, _RETRIED), Behaviour())
     daemon.start()
     for number, (log, cause) in enumerate(_RETRIED.items(), start=1):
-        wait_for(lambda count=number: daemon.started() == count)  # type: ignore[misc]
+        daemon.wait_started(number)
         daemon.wait_phase("backoff")
         assert daemon.cause() == cause, log
         status = daemon.status()
@@ -210,11 +210,9 @@ def test_stop_in_any_phase_of_a_start_leaves_nobody(daemon: Daemon) -> None:
     daemon.play(Behaviour(hang_at="imports"))
     daemon.start()
     for phase in ("imports", "arguments", "config", "engine", "worker", "load", "api"):
-        daemon.play(Behaviour(hang_at=phase, setsid_grandchildren=1))  # type: ignore[arg-type]
+        daemon.play(Behaviour(hang_at=phase, setsid_grandchildren=1))
         if phase != "imports":
             daemon.api("POST", "/v1/start")
-        before = daemon.started()
-        wait_for(lambda: daemon.started() >= max(1, before))
         time.sleep(0.7)
         assert daemon.phase() == "starting"
         operations = daemon.api("GET", "/v1/operations")["operations"]

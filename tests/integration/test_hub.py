@@ -9,6 +9,7 @@ from cahoots_vllm.host import process_tree
 from .harness import Daemon, living, wait_for
 from .stub_hub import SHA, StubHub
 
+
 def use(daemon: Daemon, hub: StubHub, **values: str) -> None:
     daemon.write_env(HF_ENDPOINT=hub.endpoint, **values)
 

@@ -23,6 +23,7 @@ _MISSING = {"X-Error-Code": "RepoNotFound"}
 def test_refusals_of_the_hub_fail_a_swap_and_nothing_else(
     swapping: Daemon,
     swapping_hub: StubHub,
+    *,
     status: int,
     headers: dict[str, str],
     cause: str,

@@ -15,9 +15,7 @@ def both_ways(
     """Ask the worker's own socket and the gateway the same; what changes by itself is blanked."""
     connections = (serving.worker(1), serving.gateway())
     answers = [exchange(connection, method, path, body, _JSON) for connection in connections]
-    direct, passed = (
-        Answer(a.status, a.headers, _CHANGING.sub(b"*", a.body)) for a in answers
-    )
+    direct, passed = (Answer(a.status, a.headers, _CHANGING.sub(b"*", a.body)) for a in answers)
     return direct, passed
 
 
@@ -60,9 +58,7 @@ def test_query_string_and_percent_encoded_path_arrive_as_sent(serving: Daemon) -
 
 def test_body_of_5_mb_arrives_whole(serving: Daemon) -> None:
     words = 1_000_000
-    answer = exchange(
-        serving.gateway(), "POST", "/tokenize", chat_body("word " * words), _JSON
-    )
+    answer = exchange(serving.gateway(), "POST", "/tokenize", chat_body("word " * words), _JSON)
     assert (answer.status, answer.json()["count"]) == (200, words)
 
 
@@ -111,5 +107,3 @@ def test_ipv6_loopback_is_served_too(serving: Daemon) -> None:
 def test_gateway_says_that_it_is_ready(serving: Daemon) -> None:
     assert serving.get("/ready").json() == {"ready": True}
     assert serving.get("/health").json() == {"status": "ok", "held": 0}
-
-

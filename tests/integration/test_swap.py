@@ -4,7 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -35,15 +35,12 @@ def asking_all_the_while(daemon: Daemon, model: str) -> Iterator[list[Answer]]:
 
 def events_since(daemon: Daemon, number: int) -> list[Json]:
     """Return the published events after a number, without waiting for new ones."""
-    response = daemon.open_stream("/v1/events", {"Last-Event-ID": str(number)})
     found: list[Json] = []
-    response.fp.raw._sock.settimeout(0.5)  # type: ignore[union-attr]  # noqa: SLF001
-    try:
+    response = daemon.open_stream("/v1/events", {"Last-Event-ID": str(number)}, timeout_s=1)
+    with response, suppress(TimeoutError):
         while line := response.readline():
             if line.startswith(b"data: "):
                 found.append(json.loads(line[6:]))
-    except TimeoutError:
-        pass
     return found
 
 

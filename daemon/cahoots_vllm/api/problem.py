@@ -57,7 +57,10 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
         return problem_response(error)
     except web.HTTPException as error:
         kind, remedy = _BY_HTTP.get(error.status, (Kind.BAD_REQUEST, "see /v1/openapi.json"))
-        return _respond(error.status, CahootsError(kind, error.reason.lower(), remedy))
+        response = _respond(error.status, CahootsError(kind, error.reason.lower(), remedy))
+        if isinstance(error, web.HTTPMethodNotAllowed):
+            response.headers["Allow"] = error.headers["Allow"]  # RFC 9110, 15.5.6
+        return response
     except Exception:  # noqa: BLE001 (a bug in one handler must not end the daemon and its worker)
         _LOG.exception("%s %s failed", request.method, request.path)
         return problem_response(

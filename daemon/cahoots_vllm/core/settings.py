@@ -188,8 +188,9 @@ def _read_url(url: str, env_file: str) -> tuple[int, str, tuple[str, ...]]:
     if host != "localhost" and not host.startswith("127.") and host != "::1":
         warnings = (
             (
-                f"LOCAL_LLM_URL names {host}; the gateway listens on loopback. Containers on "
-                "native Docker cannot reach that: see gateway.listen"
+                f"LOCAL_LLM_URL names {host}; the gateway listens on loopback, which Docker "
+                "Desktop's containers reach and native Docker's do not: those need "
+                "network_mode: host"
             ),
         )
     return port, parts.path.rstrip("/"), warnings

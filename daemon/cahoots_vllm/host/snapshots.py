@@ -35,7 +35,7 @@ def find_missing(directory: Path) -> str | None:
 def _missing_shard(index: Path) -> str | None:
     try:
         files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"readable {index.name}"
     return next((name for name in files if not (index.parent / name).is_file()), None)
 

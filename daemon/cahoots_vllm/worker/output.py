@@ -24,7 +24,8 @@ class OutputPump:
         """Start reading; `sink` gets each line, without its end, secrets masked."""
         self._read_end = read_end
         self._sink = sink
-        self._secrets = tuple(sorted((s for s in secrets if s), key=len, reverse=True))
+        masked = sorted((s.encode() for s in secrets if s), key=len, reverse=True)
+        self._secrets = tuple(masked)  # the longest first: one may be part of another
         self._rest = b""
         self.lines: deque[str] = deque(maxlen=_MAX_LINES)
         self.last_line_at = asyncio.get_running_loop().time()
@@ -44,19 +45,33 @@ class OutputPump:
         pieces = (self._rest + chunk).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
         self._rest = pieces.pop()
         if len(self._rest) > _MAX_LINE:
-            pieces.append(self._rest)
-            self._rest = b""
+            whole = self._mask(self._rest)
+            end = len(whole) - self._secret_begun(whole)
+            pieces.append(whole[:end])
+            self._rest = whole[end:]
         for piece in pieces:
             self._take(piece)
 
     def _take(self, piece: bytes) -> None:
-        text = piece.decode(errors="replace").rstrip()[:_MAX_LINE]
+        # Masked before it is cut: half a secret would not be known as one.
+        text = self._mask(piece).decode(errors="replace").rstrip()[:_MAX_LINE]
         if not text:
             return
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
         self.lines.append(text)
         self._sink(text)
+
+    def _mask(self, piece: bytes) -> bytes:
+        for secret in self._secrets:
+            piece = piece.replace(secret, b"***")
+        return piece
+
+    def _secret_begun(self, piece: bytes) -> int:
+        """Return how many bytes at the end of an unfinished line may be a secret's beginning."""
+        longest = len(self._secrets[0]) if self._secrets else 0
+        for length in range(min(longest - 1, len(piece)), 0, -1):
+            if any(secret.startswith(piece[-length:]) for secret in self._secrets):
+                return length
+        return 0
 
     def drain(self) -> None:
         """Read what is in the pipe now, e.g. the last words of a worker that just ended."""

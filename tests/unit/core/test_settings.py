@@ -254,11 +254,11 @@ def test_loopback_url_gives_the_gateways_port_without_a_warning(
     assert (env.gateway_port, env.base_path, env.warnings) == (port, base_path, ())
 
 
-def test_another_host_warns_containers_and_names_the_setting() -> None:
+def test_another_host_warns_that_containers_may_not_reach_it() -> None:
     env = read_env({"LOCAL_LLM_URL": "http://host.docker.internal:8001/v1"}, ENV_FILE)
     (warning,) = env.warnings
     assert "host.docker.internal" in warning
-    assert "gateway.listen" in warning
+    assert "network_mode: host" in warning
     assert env.gateway_port == 8001
 
 

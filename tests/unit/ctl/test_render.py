@@ -94,7 +94,7 @@ def test_a_swap_that_fell_back_with_everything_else_there_is_to_say() -> None:
                 },
                 {"index": 1, "name": "NVIDIA H100", "memory_total": None},
             ],
-            warnings=["containers on native Docker need gateway.listen"],
+            warnings=["containers on native Docker need the host network"],
         )
         == """\
 state       ready
@@ -113,7 +113,7 @@ failure     gpu_oom_alloc at Oct 01 02:10:00 (3 h 15 min ago), then: lower utili
 config      not applied, the last good settings stay: .env line 3: no port
 gpu 0       NVIDIA H100, 70.0 of 80.0 GiB used, 93 % busy, 61 °C
 gpu 1       NVIDIA H100, ? of ? GiB used
-warning     containers on native Docker need gateway.listen"""
+warning     containers on native Docker need the host network"""
     )
 
 

@@ -1,0 +1,93 @@
+"""The output pump: bytes in whatever pieces become lines, and no secret gets through."""
+
+import asyncio
+import os
+
+import pytest
+
+from cahoots_vllm.worker.output import OutputPump
+
+SECRET = "hf_" + "0123456789abcdef"
+
+
+async def pumped(*pieces: bytes, secrets: tuple[str, ...] = (SECRET,)) -> list[str]:
+    """Write the pieces, each read by itself, and return the lines."""
+    lines: list[str] = []
+    read_end, write_end = os.pipe()
+    pump = OutputPump(read_end, lines.append, secrets)
+    for piece in pieces:
+        os.write(write_end, piece)
+        await asyncio.sleep(0.001)
+    os.close(write_end)
+    pump.drain()
+    pump.close()
+    assert list(pump.lines) == lines
+    return lines
+
+
+async def test_lines_come_whole_however_they_were_written() -> None:
+    lines = await pumped(b"one\ntw", b"o\n", b"", b"thr", b"ee")
+    assert lines == ["one", "two", "three"]
+
+
+async def test_each_step_of_a_progress_bar_is_a_line() -> None:
+    lines = await pumped(b"\rLoading: 0%\rLoading: 50%", b"\rLoading: 100%\n")
+    assert lines == ["Loading: 0%", "Loading: 50%", "Loading: 100%"]
+
+
+async def test_crlf_split_between_two_reads_makes_no_empty_line() -> None:
+    assert await pumped(b"a\r", b"\nb\r\n", b"\r\nc") == ["a", "b", "c"]
+
+
+async def test_character_split_between_two_reads_stays_whole() -> None:
+    raw = "Größe █\n".encode()
+    for cut in range(len(raw)):
+        assert await pumped(raw[:cut], raw[cut:]) == ["Größe █"]
+
+
+async def test_bytes_that_are_no_text_do_not_stop_it() -> None:
+    assert await pumped(b"\xff\xfe\nnext\n") == ["��", "next"]
+
+
+@pytest.mark.parametrize("cut", range(0, 60, 3))
+async def test_secret_split_between_two_reads_is_masked(cut: int) -> None:
+    raw = f"the token {SECRET} was refused, {SECRET}\n".encode()
+    lines = await pumped(raw[:cut], raw[cut:])
+    assert lines == ["the token *** was refused, ***"]
+
+
+@pytest.mark.parametrize("before", range(3975, 4005, 2))
+async def test_secret_across_the_end_of_an_overlong_line_is_masked(before: int) -> None:
+    """A line without an end is given out in pieces; no piece may hold half a secret."""
+    raw = b"x" * before + SECRET.encode() + b"y" * 5000
+    for pieces in ((raw,), (raw[:4001], raw[4001:]), (raw[: before + 8], raw[before + 8 :])):
+        said = "".join(await pumped(*pieces))
+        for length in range(6, len(SECRET)):
+            assert SECRET[:length] not in said
+            assert SECRET[-length:] not in said
+
+
+async def test_longer_secret_is_masked_before_one_that_is_part_of_it() -> None:
+    lines = await pumped(b"abcdef abc\n", secrets=("abc", "abcdef"))
+    assert lines == ["*** ***"]
+
+
+async def test_empty_secret_masks_nothing() -> None:
+    assert await pumped(b"plain\n", secrets=("",)) == ["plain"]
+
+
+async def test_overlong_line_is_bounded() -> None:
+    lines = await pumped(*[b"x" * 60_000] * 4, b"\nnext\n")
+    assert lines[-1] == "next"
+    assert max(map(len, lines)) <= 4000
+
+
+async def test_only_the_last_lines_are_kept() -> None:
+    read_end, write_end = os.pipe()
+    pump = OutputPump(read_end, lambda _: None, ())
+    for start in range(0, 6000, 1000):
+        os.write(write_end, b"".join(b"%d\n" % n for n in range(start, start + 1000)))
+        pump.drain()
+    pump.close()
+    os.close(write_end)
+    assert (len(pump.lines), pump.lines[-1]) == (5000, "5999")
