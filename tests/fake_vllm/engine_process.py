@@ -119,7 +119,10 @@ def _run_worker(orders: Orders) -> None:
 
 def _run_stray(orders: Orders) -> None:
     """Leave session and parent, and end by SIGKILL only, or of old age."""
+    done, doing = os.pipe()
     if os.fork():
+        os.close(doing)
+        os.read(done, 1)  # the end of the pipe: whoever started us may count on the stray
         os._exit(0)
     os.setsid()
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
@@ -128,6 +131,7 @@ def _run_stray(orders: Orders) -> None:
     signal.alarm(orders.orphan_life_s)
     handle = os.open(orders.strays_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(handle, f"{os.getpid()}\n".encode())
+    os.close(doing)
     while True:
         signal.pause()
 

@@ -374,6 +374,12 @@ class Daemon:
         path = f"/v1/operations/{id_}/wait?timeout=10"
         return wait_for(lambda: _if_over(self.api("GET", path)), what=f"operation {id_} is over")
 
+    def end_operations(self) -> None:
+        """Abort what is running, if anything is."""
+        for operation in self.api("GET", "/v1/operations")["operations"]:
+            if operation["state"] == "running":
+                self.api("DELETE", f"/v1/operations/{operation['id']}")
+
     def swap(self, model: str) -> Json:
         return self.change("swap-model", {"model": model})
 

@@ -98,11 +98,15 @@ def test_retryable_failures_back_off_and_are_tried_again(daemon: Daemon) -> None
         daemon.wait_phase("backoff")
         assert daemon.cause() == cause, log
         status = daemon.status()
-        assert (status["state"], status["retry_at"] is None) == ("backoff", False)
-        assert status["last_failure"]["action"].startswith("trying again in")
+        assert status["retry_at"] is not None
+        assert status["last_failure"]["action"] == "trying again in 1 s"
         assert daemon.tree_pids() == []
-    daemon.wait_generation(4)
-    assert daemon.status()["worker"]["restarts"] == 3
+        if number < len(_RETRIED):
+            daemon.end_operations()
+            daemon.change("stop")  # clears the strikes: the next wait is a short one again
+            daemon.api("POST", "/v1/start")
+    daemon.wait_generation(len(_RETRIED) + 1)
+    assert daemon.status()["worker"]["restarts"] == 1
 
 
 def test_useless_failure_is_given_up_and_requests_get_the_diagnosis(daemon: Daemon) -> None:
@@ -142,10 +146,9 @@ def test_crash_with_nothing_in_the_log_is_tried_again(daemon: Daemon) -> None:
     daemon.wait_generation(2)
 
 
-@pytest.mark.parametrize("phase", ["arguments", "kv_cache"])
-def test_start_that_hangs_is_ended_and_tried_again(daemon: Daemon, phase: str) -> None:
+def test_start_that_hangs_is_ended_and_tried_again(daemon: Daemon) -> None:
     daemon.configure(worker={"start_silence_s": 1})
-    daemon.play(Behaviour(hang_at=phase, ignore_sigterm=True), Behaviour())  # type: ignore[arg-type]
+    daemon.play(Behaviour(hang_at="kv_cache", ignore_sigterm=True), Behaviour())
     daemon.start()
     daemon.wait_generation(2)
     assert "neither logged nor grew for 1 s" in daemon.status()["last_failure"]["evidence"]
@@ -215,9 +218,7 @@ def test_stop_in_any_phase_of_a_start_leaves_nobody(daemon: Daemon) -> None:
             daemon.api("POST", "/v1/start")
         time.sleep(0.7)
         assert daemon.phase() == "starting"
-        operations = daemon.api("GET", "/v1/operations")["operations"]
-        if operations and operations[0]["state"] == "running":
-            daemon.api("DELETE", f"/v1/operations/{operations[0]['id']}")
+        daemon.end_operations()
         assert daemon.change("stop")["state"] == "done", phase
         assert daemon.tree_pids() == [], (phase, titles(daemon.tree_pids()))
 

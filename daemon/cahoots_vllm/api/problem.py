@@ -61,6 +61,8 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
         if isinstance(error, web.HTTPMethodNotAllowed):
             response.headers["Allow"] = error.headers["Allow"]  # RFC 9110, 15.5.6
         return response
+    except ConnectionResetError:
+        raise  # the client hung up in the middle of a stream: no bug, and nobody to answer
     except Exception:  # noqa: BLE001 (a bug in one handler must not end the daemon and its worker)
         _LOG.exception("%s %s failed", request.method, request.path)
         return problem_response(

@@ -124,7 +124,8 @@ async def _end_broken(request: web.Request, response: web.StreamResponse, error:
     """End an answer that had begun when the worker was lost, so that it cannot pass for whole."""
     _LOG.debug("%s %s: lost the worker: %s", request.method, request.path, error)
     if response.content_type == "text/event-stream":
-        await response.write(error_event("the worker was lost in the middle of the answer"))
+        with suppress(ConnectionResetError):  # the client may be gone too
+            await response.write(error_event("the worker was lost in the middle of the answer"))
     elif request.transport is not None:
         request.transport.abort()
 
