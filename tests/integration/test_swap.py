@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
-import pytest
-
 from fake_vllm.script import Behaviour
 
 from .harness import Answer, Daemon, Json, wait_for
@@ -189,7 +187,6 @@ def test_abort_while_starting_brings_the_old_model_back(daemon: Daemon) -> None:
     assert daemon.says("back") == "fake: back"
 
 
-@pytest.mark.xfail(reason="lifecycle keeps is_leaving: an aborted restart goes on")
 def test_abort_of_a_restart_while_draining_keeps_the_worker(daemon: Daemon) -> None:
     daemon.play(Behaviour(tokens_per_s=10))
     daemon.start_ready()

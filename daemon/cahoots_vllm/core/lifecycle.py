@@ -94,14 +94,19 @@ def _live(state: State, generation: int, *stages: Stage) -> Live | None:
 def _want(state: State, goal: LaunchSpec | None) -> _Step:
     """Take a new goal; a person's word clears every earlier verdict."""
     effects: tuple[Effect, ...] = ()
-    if state.checking is not None and state.checking != goal:
-        effects = (CancelCheck(),)
     plan = state.plan if state.plan is not None and state.plan.goal == goal else None
     if state.is_failed:
         plan = None  # what failed may have been mended on disk or at the hub: look again
+    live, is_kept = state.live, False
+    if live is not None and live.stage is not Stage.STOPPING and live.plan.goal == goal:
+        # What is there is what is wanted: a restart that was under way is taken back.
+        live, plan, is_kept = replace(live, is_leaving=False), live.plan, True
+    if state.checking is not None and (state.checking != goal or is_kept):
+        effects = (CancelCheck(),)
     state = replace(
         _cleared(state),
         goal=goal,
+        live=live,
         plan=plan,
         checking=state.checking if not effects else None,
         rejected=None,

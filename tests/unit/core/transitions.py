@@ -70,6 +70,7 @@ TRANSITIONS: dict[str, dict[str, str]] = {
     },
     "ready, restart in preflight": {
         "Want(None)": "draining: CancelCheck, Drain",
+        "Want(A)": "ready: CancelCheck",
         "Checked(A)": "draining: Drain",
         "CheckFailed(A,mendable)": "ready",
         "CheckFailed(A,fatal)": "ready",
@@ -89,6 +90,7 @@ TRANSITIONS: dict[str, dict[str, str]] = {
     },
     "draining for a restart": {
         "Want(None)": "draining",
+        "Want(A)": "ready: Admit",
         "Restart": "draining",
         "Want(B)": "draining",
         "Want(C)": "draining",
