@@ -80,6 +80,7 @@ def test_stopped_daemon_is_unreachable(daemon: Daemon) -> None:
     outcome = daemon.ctl("status")
     assert outcome.returncode == 4
     assert "nothing listens on" in outcome.stderr
+    daemon.write_env(LLM_PROVIDER="mock")  # a killed daemon leaves its worker to the next one
     daemon.start()
     daemon.kill()
     assert daemon.ctl("status").returncode == 4

@@ -48,6 +48,7 @@ def test_swap_there_and_back_with_progress(daemon: Daemon) -> None:
     first = daemon.main_pid()
     operation = daemon.api("POST", "/v1/swap-model", {"model": "org/b"})
     assert (operation["kind"], operation["params"]) == ("swap-model", {"model": "org/b"})
+    daemon.wait_started(2)  # until then the old model answers, and knows no org/b
     held = daemon.chat("during the swap", model="org/b")
     assert held.json()["model"] == "org/b"
     operation = daemon.wait_operation(operation["id"])

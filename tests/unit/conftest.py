@@ -11,6 +11,7 @@ _MAY_BLOCK = {
     "cahoots_vllm/host/children.py": {"own_children", "start"},
     "cahoots_vllm/host/cgroup.py": {"kill", "is_populated", "pids", "make", "remove"},
     "cahoots_vllm/worker/output.py": {"_read"},  # the pipe's end is non-blocking
+    "cahoots_vllm/worker/process.py": {"_spawn", "stop"},  # a socket's name on a tmpfs
 }
 
 

@@ -24,6 +24,7 @@ _STATUS = {
     Kind.UNREACHABLE: 502,
     Kind.INTERNAL: 500,
 }
+_CLIENT_GONE = 499  # nginx's number for it
 _BY_HTTP = {
     400: (Kind.BAD_REQUEST, "see /v1/openapi.json"),
     404: (Kind.NOT_FOUND, "see /v1/openapi.json for what there is"),
@@ -62,7 +63,8 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
             response.headers["Allow"] = error.headers["Allow"]  # RFC 9110, 15.5.6
         return response
     except ConnectionResetError:
-        raise  # the client hung up in the middle of a stream: no bug, and nobody to answer
+        # The client hung up in the middle of a stream: no bug, and nobody reads an answer.
+        return web.Response(status=_CLIENT_GONE)
     except Exception:  # noqa: BLE001 (a bug in one handler must not end the daemon and its worker)
         _LOG.exception("%s %s failed", request.method, request.path)
         return problem_response(

@@ -7,6 +7,7 @@ for by its own pid. A `waitpid(-1)` anywhere would steal exit statuses.
 
 import asyncio
 import ctypes
+import errno
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 from cahoots_vllm.core.errors import CahootsError, Kind
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_NO_PROGRAM = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC)
 _TASK_CHILDREN = Path("/proc/self/task")
 
 
@@ -81,7 +83,8 @@ class Children:
     def start(self, command: Command) -> Child:
         """Start a child in a new session, with no standard input.
 
-        Raises CahootsError (ENGINE_UNUSABLE) when the program cannot be run.
+        Raises CahootsError (ENGINE_UNUSABLE) when the program is none that can be run, OSError when
+        the host has no process or memory for it just now.
         """
         argv = list(command.argv)
         if command.cgroup is not None:
@@ -99,6 +102,8 @@ class Children:
                 start_new_session=True,
             )
         except OSError as error:
+            if error.errno not in _NO_PROGRAM:
+                raise
             raise CahootsError(
                 Kind.ENGINE_UNUSABLE,
                 f"cannot run {argv[0]}: {error.strerror}",

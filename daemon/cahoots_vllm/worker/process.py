@@ -75,7 +75,7 @@ class Worker:
         self._context = context
         self._reports = reports
         self._running: _Running | None = None
-        self._spawn_error: CahootsError | None = None
+        self._spawn_error: Diagnosis | None = None
         self._api_key: str | None = None
         self._probe: Probe | None = None
         self._is_ready = False
@@ -90,14 +90,19 @@ class Worker:
         try:
             self._running = self._spawn({**env, **secrets}, secrets)
         except CahootsError as error:
-            self._spawn_error = error
+            self._spawn_error = _not_run(error.message, error.remedy, is_retryable=False)
+        except OSError as error:
+            # The host's own trouble: no cgroup, no descriptor, no process to be had just now.
+            why = f"cannot start the worker: {error.strerror}: {error.filename or 'fork or pipe'}"
+            self._spawn_error = _not_run(why, "see the unit's limits", is_retryable=True)
         self._api_key = secrets.get("VLLM_API_KEY")
 
     async def watch(self) -> None:
         """Report Ready and Lost; return when it is lost, or by cancellation."""
         running = self._running
         if running is None:
-            self._reports.event(Lost(self.generation, _not_run(self._spawn_error)))
+            never = _not_run("the worker was never started", "report this", is_retryable=False)
+            self._reports.event(Lost(self.generation, self._spawn_error or never))
             return
         probe = self._probe = Probe(str(self.uds), self.launch.model, self._api_key)
         watch = asyncio.ensure_future(self._watch(running, probe))
@@ -128,7 +133,7 @@ class Worker:
         )
         try:
             child = self._context.children.start(command)
-        except CahootsError:
+        except (CahootsError, OSError):
             os.close(read_end)
             raise
         finally:
@@ -244,10 +249,9 @@ class _Growth:
         return self._grown_at
 
 
-def _not_run(error: CahootsError | None) -> Diagnosis:
-    evidence = error.message if error is not None else "the worker was never started"
-    remedy = error.remedy if error is not None else "report this as a bug"
-    return Diagnosis(Cause.MISSING_DEPENDENCY, evidence, remedy, is_retryable=False)
+def _not_run(evidence: str, remedy: str, *, is_retryable: bool) -> Diagnosis:
+    cause = Cause.ENGINE_DEAD_OTHER if is_retryable else Cause.MISSING_DEPENDENCY
+    return Diagnosis(cause, evidence, remedy, is_retryable)
 
 
 def _watch_processes(titles: Mapping[int, str], death: asyncio.Future[str]) -> list[int]:

@@ -1,0 +1,64 @@
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from cahoots_vllm.core.diagnosis import Cause
+from cahoots_vllm.core.events import Lost, Ready
+from cahoots_vllm.core.launch import LaunchSpec
+from cahoots_vllm.core.settings import WorkerSettings
+from cahoots_vllm.host.children import Child, Children, Command
+from cahoots_vllm.worker.process import Reports, Worker, WorkerContext
+
+
+class Refusing(Children):
+    """A host that has no process to give just now."""
+
+    def start(self, command: Command) -> Child:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), command.argv[0])
+
+
+def worker(children: Children, directory: Path, said: list[Ready | Lost]) -> Worker:
+    context = WorkerContext(children, directory, None, WorkerSettings())
+    reports = Reports(
+        event=said.append,
+        suspect=lambda _: None,
+        progress=lambda _: None,
+        line=lambda _: None,
+        stuck=lambda _: None,
+    )
+    launch = LaunchSpec(model="a", source="/a", engine=str(directory / "engine"))
+    return Worker(1, launch, context, reports)
+
+
+def lowest_free_descriptor() -> int:
+    descriptor = os.dup(0)
+    os.close(descriptor)
+    return descriptor
+
+
+@pytest.mark.parametrize(
+    ("children", "cause", "is_retryable"),
+    [
+        (Children(), Cause.MISSING_DEPENDENCY, False),
+        (Refusing(), Cause.ENGINE_DEAD_OTHER, True),
+    ],
+    ids=["no engine", "no process"],
+)
+async def test_worker_that_cannot_be_started_is_lost_with_the_reason(
+    children: Children, cause: Cause, *, is_retryable: bool, tmp_path: Path
+) -> None:
+    said: list[Ready | Lost] = []
+    free = lowest_free_descriptor()
+    never = worker(children, tmp_path, said)
+
+    never.start({"PATH": "/usr/bin"}, {})
+    await never.watch()
+    await never.stop(at_once=True)
+
+    (lost,) = said
+    assert isinstance(lost, Lost)
+    assert (lost.diagnosis.cause, lost.diagnosis.is_retryable) == (cause, is_retryable)
+    assert "engine/bin/vllm" in lost.diagnosis.evidence
+    assert lowest_free_descriptor() == free
