@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -38,6 +39,7 @@ def _serve(arguments: argparse.Namespace, logs: LogBuffer) -> None:
     # Imported late: a wrong option or setting is answered before the servers are loaded.
     from cahoots_vllm.app import App  # noqa: PLC0415
 
+    _raise_descriptor_limit()
     paths = _paths(arguments)
     line = CommandLine(arguments.env_file, arguments.engine, arguments.model, arguments.port)
     settings = load_settings(paths, line)
@@ -46,6 +48,15 @@ def _serve(arguments: argparse.Namespace, logs: LogBuffer) -> None:
         await App(settings, paths, logs, keeps_override=line.model is None).run()
 
     asyncio.run(serve())
+
+
+def _raise_descriptor_limit() -> None:
+    """Use all descriptors we may have: each held request is one, and systemd starts us with 1024.
+
+    getrlimit(2); the engine raises its own the same way (vllm/utils/system_utils.py:256).
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _paths(arguments: argparse.Namespace) -> Paths:

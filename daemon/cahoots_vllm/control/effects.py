@@ -16,6 +16,7 @@ from cahoots_vllm.control.preflight import Preflight
 from cahoots_vllm.control.rotation import Rotation
 from cahoots_vllm.control.state_file import StateFile
 from cahoots_vllm.core.diagnosis import Cause, Diagnosis
+from cahoots_vllm.core.errors import CahootsError
 from cahoots_vllm.core.events import (
     Admit,
     CancelCheck,
@@ -120,7 +121,9 @@ class Effects:
         env = _environment(goal, settings, with_token=True)
         try:
             result = await self._parts.preflight.check(goal, env, known, self._on_progress)
-        except (OSError, TimeoutError) as error:
+        except CahootsError as error:
+            result = Diagnosis(Cause.UNKNOWN, error.message, error.remedy, is_retryable=True)
+        except OSError as error:  # a TimeoutError is one too
             result = _unreadable(goal, error)
         if isinstance(result, Diagnosis):
             self._send(CheckFailed(goal, result))

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
+from dotenv.variables import parse_variables
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cahoots_vllm.core.errors import CahootsError, Kind
@@ -118,6 +119,7 @@ def load_settings(paths: Paths, line: CommandLine) -> Settings:
 def _read_dotenv(path: Path) -> dict[str, str]:
     """Return the pairs of a `.env`, in python-dotenv's grammar; a key without value is empty."""
     text = read_text(path, what=".env")
+    _refuse_nul(text, path)
     for binding in parse_stream(io.StringIO(text)):
         if binding.error:
             # The line itself may hold a secret: only its number is said.
@@ -126,7 +128,21 @@ def _read_dotenv(path: Path) -> dict[str, str]:
                 f"cannot read {path}, line {binding.original.line}: not KEY=VALUE",
                 "mend the line, or put a # before it",
             )
-    return {key: value or "" for key, value in dotenv_values(stream=io.StringIO(text)).items()}
+    plain = dotenv_values(stream=io.StringIO(text), interpolate=False)
+    values: dict[str, str | None] = {}
+    for key, value in plain.items():
+        # ${NAME} means the file's own keys only: the daemon's environment may hold secrets.
+        values[key] = "".join(atom.resolve(values) for atom in parse_variables(value or ""))
+    return {key: value or "" for key, value in values.items()}
+
+
+def _refuse_nul(text: str, path: Path) -> None:
+    """Raise CahootsError for a zero byte: no argument or environment of a process can hold one."""
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise CahootsError(
+            Kind.BAD_SETTINGS, f"cannot use {path}, line {line}: a zero byte", "mend the line"
+        )
 
 
 def _read_config(path: Path) -> _ConfigFile:
@@ -161,6 +177,7 @@ _Parsed = TypeVar("_Parsed", _ConfigFile, _ProfileFile)
 
 def _parse_toml(path: Path, model: type[_Parsed], what: str) -> _Parsed:
     text = read_text(path, what=what)
+    _refuse_nul(text.replace("\\u0000", "\0"), path)
     try:
         return model.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from cahoots_vllm.core.backoff import DEFAULT_LIMITS, Limits, delay_s
-from cahoots_vllm.core.diagnosis import Diagnosis
+from cahoots_vllm.core.diagnosis import Cause, Diagnosis
 from cahoots_vllm.core.events import (
     Admit,
     CancelCheck,
@@ -122,7 +122,7 @@ def _restart(state: State) -> _Step:
     live = state.live
     if live is not None and live.stage in (Stage.STARTING, Stage.READY):
         live = replace(live, is_leaving=True)
-    return replace(state, live=live, plan=None), ()
+    return replace(state, live=live, plan=None, rejected=None), ()
 
 
 def _cleared(state: State) -> State:
@@ -201,11 +201,11 @@ def _failed(state: State, goal: LaunchSpec, diagnosis: Diagnosis, moment: _Momen
     strikes = (*(at for at in state.strikes if now - at < limits.window_s), now)
     row = state.starts_in_a_row
     is_proven = state.last_good is not None and state.last_good.goal == goal
-    is_over = (
-        not diagnosis.is_retryable
-        or len(strikes) >= limits.failures_in_window
-        or row >= limits.starts_in_a_row
-    )
+    is_too_often = len(strikes) >= limits.failures_in_window or row >= limits.starts_in_a_row
+    # A hub out of reach comes back by itself (a boot before the network is up): no number of tries
+    # needs a person.
+    waits_for_hub = diagnosis.cause is Cause.HUB_NETWORK
+    is_over = not diagnosis.is_retryable or (is_too_often and not waits_for_hub)
     fallback = state.last_good if not is_proven else None
     if fallback is not None and (is_over or row >= limits.unproven_starts):
         return _fall_back(state, fallback, goal, diagnosis, now), ()

@@ -27,5 +27,8 @@ def error_response(error: CahootsError) -> web.Response:
 
 
 def error_event(message: str) -> bytes:
-    """Return the event that ends a stream which had begun when its worker died."""
-    return f"data: {json.dumps(error_body(message, 'worker-lost'))}\n\n".encode()
+    """Return the event that ends a stream which had begun when its worker died.
+
+    The empty lines close an event that was cut in its middle.
+    """
+    return f"\n\ndata: {json.dumps(error_body(message, 'worker-lost'))}\n\n".encode()

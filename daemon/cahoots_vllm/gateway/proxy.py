@@ -32,9 +32,10 @@ _HOP_BY_HOP = frozenset(
 )
 # A request up to this size can be sent again to the next worker.
 _REPLAYABLE_BYTES = 1024 * 1024
-# One for a kept-alive connection that the worker closed meanwhile, one for a lost worker.
 _TRIES = 3
+_DELIVERIES = 2  # sent again once at most (DESIGN: replay)
 _NOTICE_S = 5.0
+_LOOK_S = 0.5
 
 
 class Proxy:
@@ -55,6 +56,7 @@ class Proxy:
     async def _pass_on(self, request: web.Request) -> web.StreamResponse:
         body: bytes | None = None
         failure: Exception | None = None
+        sent = 0
         for attempt in range(_TRIES):
             backend = await self._rotation.backend(
                 timeout_s=self._settings.hold_timeout_s, hold_max=self._settings.hold_max
@@ -65,12 +67,15 @@ class Proxy:
                 return await _exchange(request, backend, body)
             except (aiohttp.ClientConnectionError, TimeoutError) as error:
                 failure = error
-            if body is None and request.body_exists and not _is_unsent(failure):
-                break  # its body is gone
-            if attempt > 0 or _is_unsent(failure):
-                # The worker is gone, or about to be: its end is noticed within moments.
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(backend.closed.wait(), _NOTICE_S)
+            sent += not _is_unsent(failure)
+            if sent == _DELIVERIES or (sent and body is None and request.body_exists):
+                break  # it may be what kills workers, or its body is gone
+            # A worker that is gone is noticed within moments; one that only closed a kept-alive
+            # connection stays.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(
+                    backend.closed.wait(), _NOTICE_S if _is_unsent(failure) else _LOOK_S
+                )
         raise CahootsError(
             Kind.UNREACHABLE, f"the worker was lost: {failure}", "send the request again"
         )

@@ -109,7 +109,13 @@ class Children:
                 f"cannot run {argv[0]}: {error.strerror}",
                 "check the engine's path and permissions",
             ) from error
-        child = Child(process, os.pidfd_open(process.pid))
+        try:
+            pidfd = os.pidfd_open(process.pid)
+        except OSError:
+            process.kill()  # nobody would own it: an engine without an owner holds the GPU
+            process.wait()
+            raise
+        child = Child(process, pidfd)
         self._known[child.pid] = child
         child.exit_status.add_done_callback(lambda _: self._known.pop(child.pid, None))
         return child

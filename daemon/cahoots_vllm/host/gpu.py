@@ -1,6 +1,7 @@
 """GPUs as NVML sees them. A host without driver or GPU has an empty list, which is no error."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -76,7 +77,8 @@ def _read_all() -> tuple[Gpu, ...]:
     except pynvml.NVMLError:
         return ()  # the GPU went away while we looked
     finally:
-        pynvml.nvmlShutdown()
+        with suppress(pynvml.NVMLError):  # a GPU that fell off the bus
+            pynvml.nvmlShutdown()
 
 
 def _read_one(nvml: Any, index: int) -> Gpu:  # noqa: ANN401 (pynvml ships no types)

@@ -12,6 +12,8 @@ from typing import Protocol
 from cahoots_vllm.core.diagnosis import Cause, Diagnosis
 from cahoots_vllm.host.children import Children, Command
 
+_MAX_LINE_BYTES = 1024 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
@@ -59,13 +61,13 @@ class ProcessHub:
             child = self._children.start(Command(argv, env, stdout=write_end))
         finally:
             os.close(write_end)
-        reader = asyncio.StreamReader()
+        reader = asyncio.StreamReader(limit=_MAX_LINE_BYTES)
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb", 0)
         )
         try:
             last_words = ""
-            while line := await reader.readline():
+            while line := await _read_line(reader):
                 report = _parse(line)
                 if report is not None:
                     yield report
@@ -83,6 +85,14 @@ class ProcessHub:
         finally:
             transport.close()
             child.send_signal(signal.SIGKILL)
+
+
+async def _read_line(reader: asyncio.StreamReader) -> bytes:
+    """Return the next line, empty at the end; one that is too long (no report of ours) is cut."""
+    try:
+        return await reader.readline()
+    except ValueError:
+        return b"(a line too long)\n"
 
 
 def _parse(line: bytes) -> FetchReport | None:

@@ -24,12 +24,17 @@ class ProcessInfo:
     is_zombie: bool
 
 
+def boot_id() -> str:
+    """Return the kernel's random id of this boot (random(4))."""
+    return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+
+
 def read_process(pid: int) -> ProcessInfo | None:
     """Return a process's row, None when it is gone."""
     try:
         text = (_PROC / str(pid) / "stat").read_text(errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return None
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None  # gone, or another user's behind hidepid (proc(5)): none of ours
     # The name may hold spaces and parentheses: fields start behind the last one.
     fields = text[text.rindex(")") + 2 :].split()
     return ProcessInfo(pid, int(fields[1]), int(fields[3]), int(fields[19]), fields[0] in "ZX")
@@ -90,7 +95,7 @@ def kill(processes: Iterable[ProcessInfo], signum: signal.Signals) -> None:
         try:
             again = read_process(process.pid)
             if again is not None and again.started == process.started:
-                with contextlib.suppress(ProcessLookupError):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
                     signal.pidfd_send_signal(pidfd, signum)
         finally:
             os.close(pidfd)

@@ -7,21 +7,28 @@ from dataclasses import dataclass
 from cahoots_vllm.host import process_tree
 
 _POLL_S = 0.05
+_DEADLINE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerMark:
-    """How a worker is known again: session and start time (clock ticks since boot) of its main."""
+    """How a worker is known again: session and start time (clock ticks since boot) of its main.
+
+    `boot` is the kernel's boot id (random(4)): pids and ticks begin again with each boot.
+    """
 
     generation: int
     pid: int
     started: int
+    boot: str = ""
 
 
 def mark_worker(generation: int, pid: int) -> WorkerMark | None:
     """Return the mark to remember, None if the process is gone already."""
     process = process_tree.read_process(pid)
-    return WorkerMark(generation, pid, process.started) if process is not None else None
+    if process is None:
+        return None
+    return WorkerMark(generation, pid, process.started, process_tree.boot_id())
 
 
 async def end_leftovers(mark: WorkerMark) -> int:
@@ -30,11 +37,16 @@ async def end_leftovers(mark: WorkerMark) -> int:
     A pid given to somebody else since is not touched: the session's leader, if it lives, must
     have the remembered start time, and no member may be older.
     """
+    if mark.boot != process_tree.boot_id():
+        return 0
     leader = process_tree.read_process(mark.pid)
     if leader is not None and leader.started != mark.started:
         return 0
     killed: set[int] = set()
+    deadline = asyncio.get_running_loop().time() + _DEADLINE_S
     while left := process_tree.session_processes(mark.pid, mark.started):
+        if asyncio.get_running_loop().time() > deadline:
+            break  # in an uninterruptible wait, or not ours to kill: serving must not wait for it
         killed.update(process.pid for process in left)
         process_tree.kill(left, signal.SIGKILL)
         await asyncio.sleep(_POLL_S)

@@ -9,8 +9,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 _CHUNK_BYTES = 65536
+_DRAIN_CHUNKS = 32  # 2 MiB: more than a pipe holds (pipe(7): 1 MiB at most)
 _MAX_LINE = 4000
 _MAX_LINES = 5000
+_MIN_SECRET = 6  # a "1" or "true" is no secret: masking it would blind the phases
 LineSink = Callable[[str], None]
 
 
@@ -24,7 +26,9 @@ class OutputPump:
         """Start reading; `sink` gets each line, without its end, secrets masked."""
         self._read_end = read_end
         self._sink = sink
-        masked = sorted((s.encode() for s in secrets if s), key=len, reverse=True)
+        masked = sorted(
+            (s.encode() for s in secrets if len(s) >= _MIN_SECRET), key=len, reverse=True
+        )
         self._secrets = tuple(masked)  # the longest first: one may be part of another
         self._rest = b""
         self.lines: deque[str] = deque(maxlen=_MAX_LINES)
@@ -74,8 +78,13 @@ class OutputPump:
         return 0
 
     def drain(self) -> None:
-        """Read what is in the pipe now, e.g. the last words of a worker that just ended."""
-        while self._read_end >= 0:
+        """Read what is in the pipe now, e.g. the last words of a worker that just ended.
+
+        Bounded: a process that floods the pipe must not keep the loop.
+        """
+        for _ in range(_DRAIN_CHUNKS):
+            if self._read_end < 0:
+                return
             before = self.last_line_at, len(self._rest), len(self.lines)
             self._read()
             if (self.last_line_at, len(self._rest), len(self.lines)) == before:

@@ -67,10 +67,18 @@ class Probe:
                 f"{_BASE}/v1/completions", json=body, timeout=_TOKEN_TIMEOUT
             ) as response:
                 answer = await response.json(content_type=None)
-                if response.status == _OK and answer.get("usage", {}).get("completion_tokens"):
+                if response.status == _OK and _has_token(answer):
                     return None
                 return f"HTTP {response.status}: {str(answer)[:200]}"
         except TimeoutError:
             return f"no token within {_TOKEN_TIMEOUT.total:.0f} s"
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return f"{type(error).__name__}: {error}"
+
+
+def _has_token(answer: object) -> bool:
+    match answer:
+        case {"usage": {"completion_tokens": int(count)}}:
+            return count > 0
+        case _:
+            return False

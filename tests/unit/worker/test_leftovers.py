@@ -4,9 +4,11 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
+from cahoots_vllm.host import process_tree
 from cahoots_vllm.host.process_tree import read_process
 from cahoots_vllm.worker.leftovers import WorkerMark, end_leftovers, mark_worker
 
@@ -46,12 +48,14 @@ async def test_session_without_its_leader_is_ended_too(leader: "subprocess.Popen
 async def test_pid_given_again_is_not_touched(leader: "subprocess.Popen[bytes]") -> None:
     mark = mark_worker(1, leader.pid)
     assert mark is not None
-    older = WorkerMark(1, leader.pid, mark.started - 1)
+    older = replace(mark, started=mark.started - 1)
+    other_boot = replace(mark, boot="11111111-1111-1111-1111-111111111111")
     assert await end_leftovers(older) == 0
+    assert await end_leftovers(other_boot) == 0
     await asyncio.sleep(0)
     assert leader.poll() is None
 
 
 async def test_nothing_left_is_fine() -> None:
     assert mark_worker(1, 2**22) is None
-    assert await end_leftovers(WorkerMark(1, 2**22, 1)) == 0
+    assert await end_leftovers(WorkerMark(1, 2**22, 1, process_tree.boot_id())) == 0

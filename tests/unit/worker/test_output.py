@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 
 import pytest
 
@@ -68,8 +69,21 @@ async def test_secret_across_the_end_of_an_overlong_line_is_masked(before: int) 
 
 
 async def test_longer_secret_is_masked_before_one_that_is_part_of_it() -> None:
-    lines = await pumped(b"abcdef abc\n", secrets=("abc", "abcdef"))
+    lines = await pumped(b"abcdefghi abcdef\n", secrets=("abcdef", "abcdefghi"))
     assert lines == ["*** ***"]
+
+
+async def test_value_too_short_for_a_secret_masks_nothing() -> None:
+    assert await pumped(b"1,111 tokens\n", secrets=("1",)) == ["1,111 tokens"]
+
+
+async def test_flood_does_not_keep_the_loop() -> None:
+    with subprocess.Popen(["/usr/bin/yes"], stdout=subprocess.PIPE) as flood:  # noqa: ASYNC220 (a writer, no more)
+        assert flood.stdout is not None
+        pump = OutputPump(os.dup(flood.stdout.fileno()), lambda _: None, ())
+        pump.drain()
+        pump.close()
+        flood.kill()
 
 
 async def test_empty_secret_masks_nothing() -> None:
