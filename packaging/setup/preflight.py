@@ -53,6 +53,18 @@ def require_port(port: int) -> None:
             raise SetupError(message, remedy) from error
 
 
+def require_alone(control_socket: str) -> None:
+    """Check that no other daemon of this user answers: its answers would pass for this one's."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(5)
+        try:
+            probe.connect(control_socket)
+        except OSError:
+            return
+    message = f"a daemon of yours is running already, at {control_socket}"
+    raise SetupError(message, "use it (cahootsctl status), or end it with Ctrl-C where it runs")
+
+
 def find_holder(port: int) -> str | None:
     """Return command and pid of the process that listens on a TCP port, if they can be seen."""
     inodes = {f"socket:[{inode}]" for inode in _listening_inodes(port)}

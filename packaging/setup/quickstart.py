@@ -13,7 +13,7 @@ from types import ModuleType
 
 from . import daemon_env, demo, engines, env_file, venvs
 from .console import MB, Steps, say
-from .preflight import require_port, require_space
+from .preflight import require_alone, require_port, require_space
 from .service import Foreground, announce
 
 GPU_MODEL = "Qwen/Qwen3-32B-Instruct"
@@ -156,12 +156,13 @@ def _serve(plan: Plan, engine: engines.Engine) -> int:
     programs = CHECKOUT / ".venv" / "bin"
     command = [str(programs / "cahoots-vllmd"), "--user", "--env-file", str(plan.env.path)]
     command += ["--engine", str(engine.directory), *plan.overrides]
+    # This daemon's own socket: a service on the same host has another.
+    own_socket = f"{_wire().user_runtime_dir(os.environ, os.geteuid())}/control.sock"
+    require_alone(own_socket)
     foreground = Foreground(command)
     if not plan.env.is_local:
         say(f"      it serves no model until LLM_PROVIDER in {plan.env.path} says local")
     else:
-        # This daemon's own socket: a service on the same host has another.
-        own_socket = f"{_wire().user_runtime_dir(os.environ, os.geteuid())}/control.sock"
         ctl = [str(programs / "cahootsctl"), "--socket", own_socket]
         announce(foreground, ctl, _ready_text(plan, programs))
     return foreground.wait()

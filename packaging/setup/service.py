@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 
 from .console import say
@@ -29,10 +30,12 @@ class Foreground:
         self.waiter: subprocess.Popen[str] | None = None
 
     def _end(self, _number: int, _frame: FrameType | None) -> None:
-        if not self.asked_to_end:
-            sys.stderr.write("\nstopping the model and the daemon; again: cut requests off\n")
-        self.asked_to_end = True
+        # First of all: a closed terminal takes no more words.
         self.daemon.send_signal(signal.SIGTERM)
+        if not self.asked_to_end:
+            with suppress(OSError):
+                sys.stderr.write("\nstopping the model and the daemon; again: cut requests off\n")
+        self.asked_to_end = True
 
     def wait(self) -> int:
         """Return this program's exit status once the daemon has ended."""
@@ -40,7 +43,8 @@ class Foreground:
         if self.waiter is not None:
             self.waiter.kill()
         if self.asked_to_end:
-            say("stopped" if code == 0 else f"the daemon ended with status {code}")
+            with suppress(OSError):
+                say("stopped" if code == 0 else f"the daemon ended with status {code}")
             return 0
         sys.stderr.write(f"error: the daemon ended by itself, with status {code}; see above\n")
         return 1

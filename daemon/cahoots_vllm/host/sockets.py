@@ -18,7 +18,14 @@ def private_directory(path: Path, *, mode: int = 0o700) -> None:
 
     Raises CahootsError (BAD_SETTINGS).
     """
-    path.mkdir(mode=mode, parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=mode, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CahootsError(
+            Kind.BAD_SETTINGS,
+            f"cannot make the directory {path}: {error.strerror}",
+            "set XDG_RUNTIME_DIR to a directory of your own",
+        ) from error
     info = path.lstat()
     if not stat.S_ISDIR(info.st_mode) or info.st_uid not in (os.geteuid(), 0):
         raise CahootsError(
