@@ -34,8 +34,8 @@ def find_missing(directory: Path) -> str | None:
 
 def _missing_shard(index: Path) -> str | None:
     try:
-        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        files = sorted({str(f) for f in json.loads(index.read_text())["weight_map"].values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"readable {index.name}"
     return next((name for name in files if not (index.parent / name).is_file()), None)
 
@@ -44,7 +44,7 @@ def context_limit(directory: Path) -> int | None:
     """Return the model's own context length in tokens from its config.json, None if unsaid."""
     try:
         config = json.loads((directory / "config.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(config, dict):
         return None

@@ -67,3 +67,16 @@ def test_peer_is_read_from_the_kernel() -> None:
         peer = read_peer(one)
     assert (peer.pid, peer.uid, peer.gid) == (os.getpid(), os.geteuid(), os.getegid())
     assert peer.groups == frozenset(os.getgroups())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may take supplementary groups")
+def test_supplementary_groups_are_read_from_the_kernel() -> None:
+    """The group a user was added to is hardly ever the primary one."""
+    before = os.getgroups()
+    try:
+        os.setgroups([*before, 54321])
+        ours, theirs = socket.socketpair(socket.AF_UNIX)
+        with ours, theirs:
+            assert 54321 in read_peer(ours).groups
+    finally:
+        os.setgroups(before)
