@@ -3,9 +3,16 @@
 Layout of the cache: huggingface_hub's `hub/models--ORG--NAME/{refs,snapshots,blobs}`.
 """
 
+import hashlib
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
+_SHA256 = re.compile(r"^[0-9a-f]{64}$")
+_HASH_CHUNK_BYTES = 1 << 20
+_LENGTH_BYTES = 8
+_MAX_HEADER_BYTES = 100_000_000  # safetensors' own bound
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "*.pt")
 
 
@@ -54,3 +61,54 @@ def context_limit(directory: Path) -> int | None:
         if isinstance(limit, int) and limit > 0:
             return limit
     return None
+
+
+def find_damaged(directory: Path) -> dict[Path, str]:
+    """Return the damaged files of a model directory, each with what is wrong.
+
+    A safetensors file must be as long as its header says; a file of the hub's cache that came
+    through its large file storage is named by its SHA-256. Reads every such byte.
+    """
+    found = {}
+    for path in sorted(directory.iterdir()):
+        if not path.is_file():
+            continue
+        why = _wrong_length(path) if path.suffix == ".safetensors" else None
+        why = why or _wrong_hash(path)
+        if why is not None:
+            found[path] = why
+    return found
+
+
+def discard(paths: Iterable[Path]) -> None:
+    """Delete files of a snapshot with the blobs they point at. Raises OSError."""
+    for path in paths:
+        path.resolve().unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+
+def _wrong_length(path: Path) -> str | None:
+    """Say why a safetensors file cannot be whole (its format's README), None if it can."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        if size < _LENGTH_BYTES or not 0 < length <= min(_MAX_HEADER_BYTES, size):
+            return f"{size} bytes that do not begin like a safetensors file"
+        try:
+            header = json.loads(file.read(length))
+            ends = [t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+            return "its header cannot be read"
+    expected = _LENGTH_BYTES + length + max(ends, default=0)
+    return None if size == expected else f"{size} bytes, {expected} by its header"
+
+
+def _wrong_hash(path: Path) -> str | None:
+    name = path.resolve().name
+    if not path.is_symlink() or not _SHA256.match(name):
+        return None
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return None if digest.hexdigest() == name else "its SHA-256 is another than the hub's"
