@@ -1,8 +1,10 @@
 """The composition root: builds every part, runs them, takes them down in order."""
 
 import asyncio
+import json
 import logging
 import signal
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -14,7 +16,9 @@ from cahoots_vllm.api.server import ApiServer
 from cahoots_vllm.control.announcer import Announcer
 from cahoots_vllm.control.effects import Parts
 from cahoots_vllm.control.event_hub import EventHub, EventType, PublishedEvent
+from cahoots_vllm.control.gate import Gate
 from cahoots_vllm.control.gpu_release import GpuRelease
+from cahoots_vllm.control.learned import Learned, MemoryRecord
 from cahoots_vllm.control.log_buffer import LogBuffer
 from cahoots_vllm.control.preflight import Preflight
 from cahoots_vllm.control.rotation import Rotation
@@ -29,11 +33,13 @@ from cahoots_vllm.host import cgroup, sockets
 from cahoots_vllm.host.children import Children, become_subreaper
 from cahoots_vllm.host.gpu import NvmlReader
 from cahoots_vllm.host.hub import ProcessHub
+from cahoots_vllm.host.kernel_log import KernelLog
 from cahoots_vllm.host.notify import Notifier
 from cahoots_vllm.host.paths import Paths
 from cahoots_vllm.worker.leftovers import end_leftovers
 from cahoots_vllm.worker.process import WorkerContext
 
+_FAILURE_FIELDS = ("model", "cause", "evidence", "remedy", "action")
 _LOG = logging.getLogger("cahoots_vllm")
 
 
@@ -77,7 +83,7 @@ class App:
             gpus=gpus,
             loaded_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        routes = build_routes(Handlers(self._supervisor, status, self._events, logs))
+        routes = build_routes(Handlers(self._supervisor, status, self._events, logs, self._learned))
         self._api = ApiServer(routes, self._control)
         self._gateway = GatewayServer(self._rotation, settings.gateway, self._gateway_listeners)
 
@@ -85,10 +91,12 @@ class App:
         self, gpus: NvmlReader, logs: LogBuffer, *, keeps_override: bool
     ) -> Supervisor:
         record = self._state_file.load()
+        self._learned = Learned(record.memory, self._save_lessons, time.monotonic)
         context = WorkerContext(
             children=self._children,
             runtime_dir=self._paths.runtime_dir,
             cgroup_parent=cgroup.find_delegated(),
+            kernel_log=KernelLog(),
             settings=self._settings.worker,
         )
         parts = Parts(
@@ -96,6 +104,8 @@ class App:
             preflight=Preflight(ProcessHub(self._children), self._paths.cache_dir),
             rotation=self._rotation,
             release=GpuRelease(gpus),
+            gate=Gate(gpus, f"{self._paths.runtime_dir}#"),
+            learned=self._learned,
             state_file=self._state_file,
             logs=logs,
         )
@@ -104,6 +114,9 @@ class App:
         if record.override is not None and is_same and keeps_override:
             settings = replace(settings, override=record.override)
         return Supervisor(settings, record.generation, parts, Announcer(self._events))
+
+    def _save_lessons(self, records: tuple[MemoryRecord, ...]) -> None:
+        self._state_file.save(memory=records)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then stop the worker and return."""
@@ -162,12 +175,20 @@ class App:
                 _LOG.info("%s", data["text"])
                 self._notifier.status(str(data["text"]))
             case EventType.DIAGNOSIS:
-                _LOG.error(
-                    "%s: %s: %s; %s; %s",
-                    data["model"], data["cause"], data["evidence"], data["remedy"], data["action"],
-                )  # fmt: skip
+                _log_failure(data)
             case EventType.OPERATION:
                 _log_operation(data)
+
+
+def _log_failure(data: Mapping[str, object]) -> None:
+    """Log why it failed and what is done about it: one entry, with fields in the journal."""
+    fields = {f"CAHOOTS_{name.upper()}": str(data[name]) for name in _FAILURE_FIELDS}
+    fields["CAHOOTS_CHANGED"] = json.dumps(data["changed"])
+    _LOG.error(
+        "%s: %s: %s; %s; %s",
+        data["model"], data["cause"], data["evidence"], data["remedy"], data["action"],
+        extra={"fields": fields},
+    )  # fmt: skip
 
 
 def _log_operation(data: Mapping[str, object]) -> None:

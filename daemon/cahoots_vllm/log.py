@@ -1,6 +1,7 @@
-"""The daemon's own log: to the buffer for `cahootsctl logs`, and to standard error.
+"""The daemon's own log: to the buffer for `cahootsctl logs`, and to the journal or standard error.
 
-Under systemd lines carry their priority (sd-daemon(3)); on a terminal the time of day.
+Under systemd a record is one journal entry with fields (`extra={"fields": {...}}`), or where the
+journal does not take it a line with its priority (sd-daemon(3)); on a terminal the time of day.
 """
 
 import logging
@@ -8,7 +9,9 @@ import os
 import sys
 
 from cahoots_vllm.control.log_buffer import LogBuffer
+from cahoots_vllm.host.journal import Journal, is_journal_stream
 
+_IDENTIFIER = "cahoots-vllmd"
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
 
 
@@ -27,6 +30,21 @@ class _JournalFormatter(logging.Formatter):
         return "\n".join(prefix + line for line in super().format(record).splitlines())
 
 
+class _JournalHandler(logging.Handler):
+    """Sends records natively; what the journal does not take goes the plain way."""
+
+    def __init__(self, journal: Journal, plain: logging.Handler) -> None:
+        super().__init__()
+        self._journal = journal
+        self._plain = plain
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields = {"SYSLOG_IDENTIFIER": _IDENTIFIER, **getattr(record, "fields", {})}
+        text = logging.Formatter("%(message)s").format(record)
+        if not self._journal.send(text, _PRIORITY.get(record.levelno, 2), fields):
+            self._plain.emit(record)
+
+
 def set_up_logging(logs: LogBuffer, *, is_verbose: bool) -> None:
     """Send the package's log to the buffer and to standard error."""
     stream = logging.StreamHandler(sys.stderr)
@@ -34,7 +52,10 @@ def set_up_logging(logs: LogBuffer, *, is_verbose: bool) -> None:
         stream.setFormatter(_JournalFormatter("%(message)s"))
     else:
         stream.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    loud: logging.Handler = stream
+    if is_journal_stream(os.environ):
+        loud = _JournalHandler(Journal(), stream)
     root = logging.getLogger()
-    root.handlers = [stream, _BufferHandler(logs)]
+    root.handlers = [loud, _BufferHandler(logs)]
     root.setLevel(logging.WARNING)
     logging.getLogger("cahoots_vllm").setLevel(logging.DEBUG if is_verbose else logging.INFO)

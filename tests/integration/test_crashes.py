@@ -14,16 +14,14 @@ from .harness import Daemon, chat_body, living, titles, wait_for
 # What the diagnosis says of each real log, and whether it is tried again by itself.
 _RETRIED = {
     "gpu_oom_startup_free": "gpu_oom_startup_free",
-    "host_oom_startup": "host_oom",
-    # Its worker was killed for memory, but vLLM says "exit code: None".
+    # The logs of workers that the kernel killed for memory; here it killed nobody.
+    "host_oom_startup": "engine_dead_other",
     "host_oom_serving": "engine_dead_other",
 }
 _GIVEN_UP = (
     "bad_arguments",
     "corrupt_weights",
     "hub_auth",
-    "kv_cache_none",
-    "kv_cache_too_small",
     "missing_dependency",
 )
 

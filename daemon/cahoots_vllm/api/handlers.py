@@ -11,14 +11,18 @@ from cahoots_vllm.api.access import Peer
 from cahoots_vllm.api.bodies import read_number, read_swap_model
 from cahoots_vllm.api.metrics import render_metrics
 from cahoots_vllm.control.event_hub import EventHub
+from cahoots_vllm.control.learned import Learned
 from cahoots_vllm.control.log_buffer import LogBuffer, LogEntry
+from cahoots_vllm.control.memory_status import LessonStatus, lesson_status
 from cahoots_vllm.control.operations import Caller, Operation, operation_view
 from cahoots_vllm.control.snapshot import StatusReader
 from cahoots_vllm.control.status import Status
 from cahoots_vllm.control.supervisor import Supervisor
+from cahoots_vllm.core.settings import make_launch_spec
 from cahoots_vllm.core.wire import Phase
 
 _STATUS = TypeAdapter(Status)
+_LESSONS = TypeAdapter(tuple[LessonStatus, ...])
 _KEEP_ALIVE_S = 15.0
 _LONGEST_WAIT_S = 3600.0
 _LONGEST_ID = 18  # digits of an event's number
@@ -32,6 +36,7 @@ class Handlers:
     status_reader: StatusReader
     events: EventHub
     logs: LogBuffer
+    learned: Learned
 
     async def status(self, _request: web.Request) -> web.Response:
         """One snapshot."""
@@ -75,6 +80,23 @@ class Handlers:
     async def abort_operation(self, request: web.Request) -> web.Response:
         """End an operation and go back to what was before it."""
         return _accepted(self.supervisor.abort(request.match_info["id"]))
+
+    async def memory(self, _request: web.Request) -> web.Response:
+        """What starts have taught about memory, the oldest first."""
+        lessons = tuple(map(lesson_status, self.learned.records()))
+        body = b'{"memory":' + _LESSONS.dump_json(lessons) + b"}"
+        return web.Response(body=body, content_type="application/json")
+
+    async def reset_memory(self, request: web.Request) -> web.Response:
+        """Forget it, for one model or for all; a running worker is left as it is."""
+        model = request.query.get("model")
+        settings = self.supervisor.settings
+        source = make_launch_spec(settings, model).source if model is not None else None
+        count = self.learned.reset(source)
+        caller = _caller(request)
+        text = f"memory reset asked for by uid {caller.uid}, pid {caller.pid}: {count} forgotten"
+        self.logs.add("daemon", text, level="INFO")
+        return web.json_response({"forgotten": count})
 
     async def event_stream(self, request: web.Request) -> web.StreamResponse:
         """Server-sent events (WHATWG HTML, 9.2); `Last-Event-ID` resumes."""

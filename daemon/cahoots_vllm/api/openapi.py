@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 from cahoots_vllm import __version__
 from cahoots_vllm.api.bodies import SwapModelBody
 from cahoots_vllm.api.routes import Route
+from cahoots_vllm.control.memory_status import LessonStatus
 from cahoots_vllm.control.operations import Operation
 from cahoots_vllm.control.status import Status
 
@@ -30,7 +31,7 @@ def build_openapi(routes: Iterable[Route]) -> dict[str, object]:
 
 
 def _describe(route: Route) -> dict[str, object]:
-    is_operation = route.method in ("POST", "DELETE")
+    is_operation = route.answer == "Operation" and route.method in ("POST", "DELETE")
     described: dict[str, object] = {
         "summary": (route.handler.__doc__ or "").strip().splitlines()[0],
         "responses": {
@@ -67,6 +68,11 @@ def _schemas() -> dict[str, object]:
             "type": "object",
             "properties": {"operations": {"type": "array", "items": _ref("Operation")}},
         },
+        "Memory": {
+            "type": "object",
+            "properties": {"memory": {"type": "array", "items": _ref("LessonStatus")}},
+        },
+        "MemoryReset": {"type": "object", "properties": {"forgotten": {"type": "integer"}}},
         "Health": {"type": "object", "properties": {"state": {"type": "string"}}},
         "Problem": {
             "type": "object",
@@ -80,6 +86,7 @@ def _schemas() -> dict[str, object]:
     for name, type_ in (
         ("Status", Status),
         ("Operation", Operation),
+        ("LessonStatus", LessonStatus),
         ("SwapModelBody", SwapModelBody),
     ):
         schema = TypeAdapter(type_).json_schema(ref_template=_REFS)

@@ -39,6 +39,8 @@ def build_routes(handlers: Handlers) -> tuple[Route, ...]:
         Route("GET", "/v1/operations/{id}", look, handlers.operation, "Operation"),
         Route("GET", "/v1/operations/{id}/wait", look, handlers.wait_operation, "Operation"),
         Route("DELETE", "/v1/operations/{id}", change, handlers.abort_operation, "Operation"),
+        Route("GET", "/v1/memory", look, handlers.memory, "Memory"),
+        Route("DELETE", "/v1/memory", change, handlers.reset_memory, "MemoryReset"),
         Route("GET", "/v1/events", look, handlers.event_stream, "text/event-stream"),
         Route("GET", "/v1/logs", look, handlers.log_lines, "application/x-ndjson"),
         Route("GET", "/v1/health", look, handlers.health, "Health"),

@@ -55,6 +55,11 @@ class Announcer:
                     "evidence": diagnosis.evidence,
                     "remedy": diagnosis.remedy,
                     "action": failure.action,
+                    "line": diagnosis.line,
+                    "changed": [
+                        {"option": c.option, "before": c.before, "after": c.after}
+                        for c in failure.changes
+                    ],
                 },
             )
         progress = self.progress(state)

@@ -10,7 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import assert_never
 
+from cahoots_vllm.control.gate import Gate
 from cahoots_vllm.control.gpu_release import GpuRelease
+from cahoots_vllm.control.learned import Learned, MemoryKey, asked_for, memory_key
 from cahoots_vllm.control.log_buffer import LogBuffer
 from cahoots_vllm.control.preflight import Preflight
 from cahoots_vllm.control.rotation import Rotation
@@ -28,13 +30,19 @@ from cahoots_vllm.core.events import (
     Effect,
     Event,
     Gone,
+    Measure,
+    Measured,
+    Remember,
     Spawn,
     Stop,
     Tick,
     WakeAt,
 )
+from cahoots_vllm.core.evidence import Device
 from cahoots_vllm.core.launch import LaunchSpec, build_env, inherited_env
-from cahoots_vllm.core.phases import StartProgress, parse_line
+from cahoots_vllm.core.log_line import parse_line
+from cahoots_vllm.core.memory import used_devices
+from cahoots_vllm.core.phases import StartProgress
 from cahoots_vllm.core.secret import is_secret_name
 from cahoots_vllm.core.settings import Settings
 from cahoots_vllm.worker.leftovers import mark_worker
@@ -49,6 +57,8 @@ class Parts:
     preflight: Preflight
     rotation: Rotation
     release: GpuRelease
+    gate: Gate
+    learned: Learned
     state_file: StateFile
     logs: LogBuffer
 
@@ -74,6 +84,8 @@ class Effects:
         self._on_progress = on_progress
         self._running: _Running | None = None
         self._check: asyncio.Task[None] | None = None
+        # All of the host's, as the last preflight saw them: lessons are kept by the used ones.
+        self._devices: tuple[Device, ...] = ()
 
     @property
     def worker(self) -> Worker | None:
@@ -83,12 +95,44 @@ class Effects:
     def perform(self, effect: Effect, settings: Settings, tasks: asyncio.TaskGroup) -> None:
         """Start an effect; the answer comes as an event."""
         match effect:
-            case Check(goal):
+            case Check() | CancelCheck() | Measure() | Remember() | WakeAt():
+                self._prepare(effect, settings, tasks)
+            case Spawn() | Admit() | Drain() | Stop():
+                self._handle_worker(effect, settings, tasks)
+            case _:
+                assert_never(effect)
+
+    def _prepare(
+        self,
+        effect: Check | CancelCheck | Measure | Remember | WakeAt,
+        settings: Settings,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        match effect:
+            case Check(goal, repairs):
                 self._cancel_check()
                 self._on_progress("looking for the model", None)
-                self._check = tasks.create_task(self._run_check(goal, settings), name="preflight")
+                check = self._run_check(goal, settings, repairs=repairs)
+                self._check = tasks.create_task(check, name="preflight")
             case CancelCheck():
                 self._cancel_check()
+            case Measure(launch):
+                tasks.create_task(self._measure(launch, settings), name="gate")
+            case Remember(goal, launch, memory):
+                key = self._key(goal, asked_for(launch, memory), settings)
+                self._parts.learned.put(key, memory)
+            case WakeAt(at):
+                asyncio.get_running_loop().call_at(at, self._send, Tick())
+            case _:
+                assert_never(effect)
+
+    def _handle_worker(
+        self,
+        effect: Spawn | Admit | Drain | Stop,
+        settings: Settings,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        match effect:
             case Spawn(generation, launch):
                 self._spawn(generation, launch, settings, tasks)
             case Admit(generation):
@@ -101,10 +145,12 @@ class Effects:
             case Stop(generation, at_once):
                 self._on_progress("", None)
                 tasks.create_task(self._stop(generation, at_once), name=f"stop {generation}")
-            case WakeAt(at):
-                asyncio.get_running_loop().call_at(at, self._send, Tick())
             case _:
                 assert_never(effect)
+
+    def _key(self, goal: LaunchSpec, asked: LaunchSpec, settings: Settings) -> MemoryKey:
+        devices = used_devices(asked, os.environ, self._devices)
+        return memory_key(goal, asked, settings.engine.version, devices)
 
     async def abandon(self) -> None:
         """End the worker's processes if the daemon goes down by an error: nobody else would."""
@@ -116,19 +162,35 @@ class Effects:
             self._check.cancel()
             self._check = None
 
-    async def _run_check(self, goal: LaunchSpec, settings: Settings) -> None:
+    async def _run_check(self, goal: LaunchSpec, settings: Settings, *, repairs: bool) -> None:
         known = tuple(profile.name for profile in settings.profiles)
         env = _environment(goal, settings, with_token=True)
         try:
-            result = await self._parts.preflight.check(goal, env, known, self._on_progress)
+            result = await self._parts.preflight.check(
+                goal, env, known, self._on_progress, repairs=repairs
+            )
         except CahootsError as error:
             result = Diagnosis(Cause.UNKNOWN, error.message, error.remedy, is_retryable=True)
         except OSError as error:  # a TimeoutError is one too
             result = _unreadable(goal, error)
         if isinstance(result, Diagnosis):
             self._send(CheckFailed(goal, result))
-        else:
-            self._send(Checked(goal, result))
+            return
+        is_cpu = settings.engine.is_cpu
+        self._devices = await self._parts.gate.read(is_cpu=is_cpu)
+        lesson = self._parts.learned.find(self._key(goal, result, settings))
+        self._send(Checked(goal, result, lesson, is_cpu=is_cpu))
+
+    async def _measure(self, launch: LaunchSpec, settings: Settings) -> None:
+        self._on_progress("waiting until memory is still", None)
+        devices = await self._parts.gate.measure(
+            launch,
+            is_cpu=settings.engine.is_cpu,
+            on_ended=lambda pid: self._parts.logs.add(
+                "daemon", f"ended process {pid}, left behind by an earlier worker", level="WARNING"
+            ),
+        )
+        self._send(Measured(launch, devices))
 
     def _spawn(
         self, generation: int, launch: LaunchSpec, settings: Settings, tasks: asyncio.TaskGroup

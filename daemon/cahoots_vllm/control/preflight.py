@@ -15,6 +15,7 @@ from cahoots_vllm.host.blocking import run_blocking
 from cahoots_vllm.host.hub import Fetched, FetchProgress, Hub
 
 _DISK_DEADLINE_S = 30.0
+_HASH_DEADLINE_S = 1800.0  # 60 GB from a slow disk
 ProgressSink = Callable[[str, float | None], None]
 
 
@@ -32,12 +33,24 @@ class Preflight:
         env: Mapping[str, str],
         known_names: tuple[str, ...],
         progress: ProgressSink,
+        *,
+        repairs: bool = False,
     ) -> LaunchSpec | Diagnosis:
-        """Return what to start, or the diagnosis. `env` is the downloader's, with the token."""
+        """Return what to start, or the diagnosis. `env` is the downloader's, with the token.
+
+        `repairs`: the engine called the weights damaged: find the file, and fetch it again.
+        """
         if goal.source.startswith("/"):
             found: Path | Diagnosis = await self._local(goal, known_names)
+            if repairs and isinstance(found, Path):
+                found = await self._find_damage(found)
         elif goal.source.count("/") == 1 and not goal.source.startswith((".", "~")):
-            found = await self._from_hub(goal, env, known_names, progress)
+            if repairs:
+                progress("looking for the damaged file", None)
+                whole = await self._take_damage_away(goal)
+                if whole is not None:
+                    return whole
+            found = await self._from_hub(goal, env, known_names, progress, repairs=repairs)
         else:
             found = _unknown(goal, known_names)
         if isinstance(found, Diagnosis):
@@ -61,16 +74,49 @@ class Preflight:
             Cause.HUB_NOT_FOUND, evidence, _name_remedy(goal, known), is_retryable=False
         )
 
+    async def _find_damage(self, directory: Path) -> Diagnosis:
+        """Name the damaged files of a person's own directory: nothing of theirs is deleted."""
+        damaged = await run_blocking(
+            lambda: snapshots.find_damaged(directory), deadline_s=_HASH_DEADLINE_S
+        )
+        if not damaged:
+            return _no_damage(directory)
+        named = ", ".join(f"{path.name}: {why}" for path, why in damaged.items())
+        remedy = f"get the file again and put it into {directory}"
+        return Diagnosis(Cause.CORRUPT_WEIGHTS, named, remedy, is_retryable=False)
+
+    async def _take_damage_away(self, goal: LaunchSpec) -> Diagnosis | None:
+        """Delete the damaged files of a snapshot; return the diagnosis if there is none."""
+        snapshot = await run_blocking(
+            lambda: snapshots.find_snapshot(self._cache_dir, goal.source, goal.revision),
+            deadline_s=_DISK_DEADLINE_S,
+        )
+        if snapshot is None:
+            return None  # not whole: the download completes it
+        damaged = await run_blocking(
+            lambda: snapshots.find_damaged(snapshot), deadline_s=_HASH_DEADLINE_S
+        )
+        if not damaged:
+            return _no_damage(goal.source)
+        await run_blocking(lambda: snapshots.discard(damaged), deadline_s=_DISK_DEADLINE_S)
+        return None
+
     async def _from_hub(
         self,
         goal: LaunchSpec,
         env: Mapping[str, str],
         known: tuple[str, ...],
         progress: ProgressSink,
+        *,
+        repairs: bool,
     ) -> Path | Diagnosis:
-        snapshot = await run_blocking(
-            lambda: snapshots.find_snapshot(self._cache_dir, goal.source, goal.revision),
-            deadline_s=_DISK_DEADLINE_S,
+        snapshot = (
+            None
+            if repairs
+            else await run_blocking(
+                lambda: snapshots.find_snapshot(self._cache_dir, goal.source, goal.revision),
+                deadline_s=_DISK_DEADLINE_S,
+            )
         )
         if snapshot is not None:
             return snapshot
@@ -86,6 +132,12 @@ class Preflight:
                     near = _nearest(goal.model, known)
                     return replace(report, remedy=f"{report.remedy}{near}")
         return _unknown(goal, known)
+
+
+def _no_damage(where: Path | str) -> Diagnosis:
+    evidence = f"no file of {where} is damaged, by its size and hash"
+    remedy = "the weights do not fit the configuration: get the model whole, of one revision"
+    return Diagnosis(Cause.CORRUPT_WEIGHTS, evidence, remedy, is_retryable=False)
 
 
 def _fit_context(launch: LaunchSpec, limit: int | None) -> LaunchSpec:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.launch import RESERVED_OPTIONS, Options, OptionValue
+from cahoots_vllm.core.memory import MemoryLimits
 from cahoots_vllm.core.settings import (
     GatewaySettings,
     Profile,
@@ -28,6 +29,7 @@ from cahoots_vllm.host.engine import find_engine
 from cahoots_vllm.host.files import read_text
 from cahoots_vllm.host.paths import Paths
 
+_SHARE_UNIT = 1000  # the core counts shares in thousandths
 _OPTION_NAME = re.compile(r"^[a-z][a-z0-9.-]*$")
 
 
@@ -57,6 +59,21 @@ class _Worker(_Strict):
     health_interval_s: float = Field(5.0, ge=0.1, le=600)
 
 
+class _Memory(_Strict):
+    adapt: bool = True
+    floor: float = Field(0.50, ge=0.01, le=1.0)
+    step: float = Field(0.05, ge=0.01, le=0.5)
+    min_context: int = Field(8192, ge=1)
+
+    def limits(self) -> MemoryLimits:
+        return MemoryLimits(
+            adapt=self.adapt,
+            floor=round(self.floor * _SHARE_UNIT),
+            step=round(self.step * _SHARE_UNIT),
+            min_context=self.min_context,
+        )
+
+
 class _Engine(_Strict):
     path: Path | None = None
 
@@ -66,6 +83,7 @@ class _ConfigFile(_Strict):
     engine: _Engine = _Engine()
     gateway: _Gateway = _Gateway()
     worker: _Worker = _Worker()
+    memory: _Memory = _Memory()
     options: dict[str, bool | int | float | str | tuple[str, ...]] = {}
 
 
@@ -108,6 +126,7 @@ def load_settings(paths: Paths, line: CommandLine) -> Settings:
         env_file=str(env_file),
         gateway=gateway,
         worker=WorkerSettings(**config.worker.model_dump()),
+        memory=config.memory.limits(),
         profiles=profiles,
         options=_options(config.options, paths.config),
         worker_env=env.worker_env,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from cahoots_vllm.control.learned import MemoryRecord
 from cahoots_vllm.host.files import write_atomically
 from cahoots_vllm.worker.leftovers import WorkerMark
 
@@ -19,6 +20,8 @@ class StateRecord(BaseModel):
     configured_model: str | None = None
     generation: int = 0
     worker: WorkerMark | None = None
+    # What starts have taught about memory, the oldest first.
+    memory: tuple[MemoryRecord, ...] = ()
 
 
 class StateFile:

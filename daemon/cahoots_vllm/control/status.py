@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from cahoots_vllm import __version__
-from cahoots_vllm.core.launch import LaunchSpec
+from cahoots_vllm.core.launch import LaunchSpec, OptionValue
+from cahoots_vllm.core.memory import Memory, Shortage
+from cahoots_vllm.core.memory.sizes import changes_between
 from cahoots_vllm.core.phases import StartProgress
 from cahoots_vllm.core.settings import Settings
 from cahoots_vllm.core.state import Failure, Stage, State
@@ -22,6 +24,48 @@ class ModelStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class AdaptedStatus:
+    """An option that starts with another value than asked for, and the step that led there."""
+
+    option: str
+    asked: OptionValue | None
+    used: OptionValue | None
+    reason: str
+    cause: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeStatus:
+    """An option that a failure changed."""
+
+    option: str
+    before: OptionValue | None
+    after: OptionValue | None
+
+
+@dataclass(frozen=True, slots=True)
+class HolderStatus:
+    """A process that holds memory a start waits for; in bytes, None where the driver hides it."""
+
+    pid: int
+    user: str
+    command: str
+    memory_used: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class WaitStatus:
+    """What a start waits for; memory in bytes."""
+
+    device: str
+    memory_free: int
+    memory_wanted: int
+    memory_total: int
+    holders: tuple[HolderStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerStatus:
     """The one worker; `progress` is 0..1 within the sub-phase, `since` of the phase."""
 
@@ -35,6 +79,7 @@ class WorkerStatus:
     gpu_memory_utilization: float | None
     max_model_len: int | None
     engine_version: str
+    adapted: tuple[AdaptedStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +101,8 @@ class FailureStatus:
     evidence: str
     remedy: str
     action: str
+    line: int | None = None
+    changed: tuple[ChangeStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +141,7 @@ class Status:
     gpus: tuple[Gpu, ...]
     warnings: tuple[str, ...]
     version: str
+    waiting_for: WaitStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +198,7 @@ def build_status(settings: Settings, state: State, facts: Facts, wall: Wall) -> 
         gpus=facts.gpus,
         warnings=facts.warnings,
         version=__version__,
+        waiting_for=_waiting(state.shortage) if state.retry_at is not None else None,
     )
 
 
@@ -173,6 +222,42 @@ def _worker(
         gpu_memory_utilization=float(utilization) if isinstance(utilization, int | float) else None,
         max_model_len=reported or (length if isinstance(length, int) else None),
         engine_version=settings.engine.version,
+        adapted=_adapted(state.live.plan.memory, wall),
+    )
+
+
+def _adapted(memory: Memory, wall: Wall) -> tuple[AdaptedStatus, ...]:
+    """Return what differs from what was asked for, each with the last step that touched it."""
+    found = []
+    for change in changes_between(memory.asked, memory.current):
+        last = next(
+            (s for s in reversed(memory.steps) if change.option in {c.option for c in s.changes}),
+            None,
+        )
+        found.append(
+            AdaptedStatus(
+                option=change.option,
+                asked=change.before,
+                used=change.after,
+                reason=last.reason if last else "",
+                cause=last.cause if last else "",
+                at=wall.iso(last.at) if last else "",
+            )
+        )
+    return tuple(found)
+
+
+def _waiting(shortage: Shortage | None) -> WaitStatus | None:
+    if shortage is None:
+        return None
+    return WaitStatus(
+        device=shortage.device,
+        memory_free=shortage.free_bytes,
+        memory_wanted=shortage.wanted_bytes,
+        memory_total=shortage.total_bytes,
+        holders=tuple(
+            HolderStatus(h.pid, h.user, h.command, h.memory_bytes) for h in shortage.holders
+        ),
     )
 
 
@@ -187,4 +272,6 @@ def _failure(failure: Failure | None, wall: Wall) -> FailureStatus | None:
         evidence=diagnosis.evidence,
         remedy=diagnosis.remedy,
         action=failure.action,
+        line=diagnosis.line,
+        changed=tuple(ChangeStatus(c.option, c.before, c.after) for c in failure.changes),
     )

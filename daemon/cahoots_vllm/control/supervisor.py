@@ -8,11 +8,14 @@ import asyncio
 import random
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from cahoots_vllm.control.announcer import Announcer
+from cahoots_vllm.control.cure import CureWatch
 from cahoots_vllm.control.effects import Effects, Parts
 from cahoots_vllm.control.operations import Caller, Operation, Operations, Target
 from cahoots_vllm.control.rotation import Refusal
+from cahoots_vllm.core.backoff import DEFAULT_LIMITS
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.events import Event, Restart, Want
 from cahoots_vllm.core.launch import LaunchSpec
@@ -38,6 +41,8 @@ class Supervisor:
         self._announcer = announcer
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._effects = Effects(parts, self._events.put_nowait, self._on_progress)
+        cache_dir = Path(settings.cache_dir)
+        self._cure = CureWatch(parts.gate, cache_dir, self._events.put_nowait)
         self._tasks = asyncio.TaskGroup()
         self._is_settled = asyncio.Event()
         self._is_shutting_down = False
@@ -153,7 +158,9 @@ class Supervisor:
         """Take one step; the only place where the state changes."""
         now = asyncio.get_running_loop().time()
         before = self.state
-        self.state, effects = step(before, event, now, jitter=random.random())  # noqa: S311 (no secret)
+        jitter = random.random()  # noqa: S311 (no secret)
+        limits = replace(DEFAULT_LIMITS, memory=self.settings.memory)
+        self.state, effects = step(before, event, now, jitter=jitter, limits=limits)
         for effect in effects:
             self._effects.perform(effect, self.settings, self._tasks)
         rejected = self.state.rejected
@@ -161,6 +168,7 @@ class Supervisor:
             # The override goes with the swap that failed: a daemon restart must not try it again.
             self._override(self.state.goal.model if self.state.goal is not None else None)
         self._parts.rotation.refuse(self._refusal())
+        self._cure.update(self.state, self.settings, self._tasks)
         self._publish()
         self._is_settled.set()
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from cahoots_vllm.core.memory import DEFAULT_MEMORY_LIMITS, MemoryLimits
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -18,6 +20,13 @@ class Limits:
     # A launch spec that was never ready, with a good one to go back to, gets one retry: its
     # users are without service until then.
     unproven_starts: int = 2
+    # A GPU's own fault (illegal access, ECC) may be gone after one restart, not after more.
+    transient_failures: int = 2
+    # So many restarts in a row, each with less host memory left, are a leak.
+    shrinking_restarts: int = 3
+    # How often to look whether a holder has given memory back.
+    shortage_poll_s: float = 5.0
+    memory: MemoryLimits = DEFAULT_MEMORY_LIMITS
 
 
 DEFAULT_LIMITS = Limits()

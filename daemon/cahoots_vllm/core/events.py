@@ -6,7 +6,9 @@ Events go into core.lifecycle.step, effects come out and are carried out by cont
 from dataclasses import dataclass
 
 from cahoots_vllm.core.diagnosis import Diagnosis
+from cahoots_vllm.core.evidence import Device
 from cahoots_vllm.core.launch import LaunchSpec
+from cahoots_vllm.core.memory import Memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +25,15 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Preflight passed; `launch` is the goal made ready to start (snapshot on disk)."""
+    """Preflight passed; `launch` is the goal made ready to start (snapshot on disk).
+
+    `known`: what an earlier start of the same launch spec on these devices has taught.
+    """
 
     goal: LaunchSpec
     launch: LaunchSpec
+    known: Memory | None = None
+    is_cpu: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,14 @@ class CheckFailed:
 
     goal: LaunchSpec
     diagnosis: Diagnosis
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The devices that this launch spec will use, once their memory was still."""
+
+    launch: LaunchSpec
+    devices: tuple[Device, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +65,8 @@ class Lost:
 
     generation: int
     diagnosis: Diagnosis
+    # Host memory that was left then: restarts that each leave less are a leak.
+    host_available_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +88,48 @@ class Tick:
     """The time asked for by WakeAt has come."""
 
 
-Event = Want | Restart | Checked | CheckFailed | Ready | Lost | Drained | Gone | Tick
+@dataclass(frozen=True, slots=True)
+class Cured:
+    """What was missing when the goal failed is there now: a GPU, disk space, other files."""
+
+    what: str
+
+
+Event = (
+    Want | Restart | Checked | CheckFailed | Measured | Ready | Lost | Drained | Gone | Tick | Cured
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Run preflight for this goal; answer Checked or CheckFailed."""
+    """Run preflight for this goal; answer Checked or CheckFailed.
+
+    `repairs`: take damaged files of the snapshot away first, so that they are fetched again.
+    """
 
     goal: LaunchSpec
+    repairs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class CancelCheck:
     """Nobody waits for the running preflight any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Wait until memory is still, ending orphans of ours that hold some; answer Measured."""
+
+    launch: LaunchSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """Keep what was learned about a goal's memory over restarts of the daemon."""
+
+    goal: LaunchSpec
+    launch: LaunchSpec
+    memory: Memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,4 +173,4 @@ class WakeAt:
     at: float
 
 
-Effect = Check | CancelCheck | Spawn | Admit | Drain | Stop | WakeAt
+Effect = Check | CancelCheck | Measure | Remember | Spawn | Admit | Drain | Stop | WakeAt

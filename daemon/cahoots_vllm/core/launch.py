@@ -71,6 +71,10 @@ class LaunchSpec:
         merged = {**dict(self.options), name: value}
         return replace(self, options=tuple(merged.items()))
 
+    def without_option(self, name: str) -> "LaunchSpec":
+        """Return the same spec with an option left to vLLM's default."""
+        return replace(self, options=tuple(o for o in self.options if o[0] != name))
+
 
 def merge_options(*layers: Options) -> Options:
     """Merge option layers, weakest first; order follows the first mention."""
@@ -105,6 +109,9 @@ def build_argv(spec: LaunchSpec, uds: str) -> list[str]:
     argv += ["--disable-access-log-for-endpoints", "/health,/metrics,/ping"]
     return argv + option_args(spec.options)
 
+
+# In every process of a worker, whatever session it is in: "RUNTIME_DIR#GENERATION".
+WORKER_MARK = "CAHOOTS_VLLM_WORKER"
 
 # Set for the daemon or its host, wrong or dangerous in a worker: systemd's own protocol, and
 # Python settings of the daemon's environment. VLLM_* and HF_* come from `.env` alone: Kubernetes,
@@ -148,6 +155,10 @@ def build_env(spec: LaunchSpec, inherited: Mapping[str, str], cache_dir: str) ->
         "VLLM_CACHE_ROOT": f"{cache_dir}/vllm",
         "VLLM_DISABLE_LOG_LOGO": "1",
         "PYTHONUNBUFFERED": "1",
+        # Else setproctitle overwrites the environment that an orphan is known by.
+        "SPT_NOENV": "1",
+        # GPUs are numbered as NVML does, not by speed.
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         **dict(spec.env),
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",

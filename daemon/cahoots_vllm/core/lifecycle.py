@@ -5,69 +5,88 @@ what is wanted (`_advance`): level, not edge. Any step may be interrupted by any
 next round still does the right thing. The shell (control.supervisor) carries out the effects.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import assert_never
 
-from cahoots_vllm.core.backoff import DEFAULT_LIMITS, Limits, delay_s
-from cahoots_vllm.core.diagnosis import Cause, Diagnosis
+from cahoots_vllm.core.backoff import DEFAULT_LIMITS, Limits
 from cahoots_vllm.core.events import (
     Admit,
     CancelCheck,
     Check,
     Checked,
     CheckFailed,
+    Cured,
     Drain,
     Drained,
-    Effect,
     Event,
     Gone,
     Lost,
+    Measure,
+    Measured,
     Ready,
+    Remember,
     Restart,
     Spawn,
     Stop,
     Tick,
-    WakeAt,
     Want,
 )
+from cahoots_vllm.core.failing import Fault, Moment, Step, cleared, failed, fall_back, pass_gate
 from cahoots_vllm.core.launch import LaunchSpec
+from cahoots_vllm.core.memory import Room, apply_sizes, begin, read_sizes, worked
 from cahoots_vllm.core.state import Failure, Live, Plan, Stage, State
-
-_Step = tuple[State, tuple[Effect, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Moment:
-    """What a decision may depend on besides the state: the time, the dice and the patience."""
-
-    now: float
-    jitter: float
-    limits: Limits
 
 
 def step(
     state: State, event: Event, now: float, *, jitter: float = 0.0, limits: Limits = DEFAULT_LIMITS
-) -> _Step:
+) -> Step:
     """Return the state after an event and what has to be done, in order.
 
     `jitter` is a random number in [0, 1) for the backoff. An event about a worker or a goal that
     is not the current one is stale and ignored.
     """
-    state, observed = _observe(state, event, _Moment(now, jitter, limits))
+    state, observed = _observe(state, event, Moment(now, jitter, limits))
     state, advanced = _advance(state, now)
     return state, observed + advanced
 
 
-def _observe(state: State, event: Event, moment: _Moment) -> _Step:
+def _observe(state: State, event: Event, moment: Moment) -> Step:
+    match event:
+        case Want() | Restart() | Checked() | CheckFailed() | Measured() | Cured():
+            return _observe_goal(state, event, moment)
+        case Ready() | Lost() | Drained() | Gone() | Tick():
+            return _observe_worker(state, event, moment)
+        case _:
+            assert_never(event)
+
+
+def _observe_goal(
+    state: State,
+    event: Want | Restart | Checked | CheckFailed | Measured | Cured,
+    moment: Moment,
+) -> Step:
     match event:
         case Want():
             observed = _want(state, event.goal)
         case Restart():
             observed = _restart(state)
         case Checked():
-            observed = _checked(state, event)
+            observed = _checked(state, event, moment)
         case CheckFailed():
             observed = _check_failed(state, event, moment)
+        case Measured():
+            observed = _measured(state, event, moment)
+        case Cured():
+            observed = _cured(state)
+        case _:
+            assert_never(event)
+    return observed
+
+
+def _observe_worker(
+    state: State, event: Ready | Lost | Drained | Gone | Tick, moment: Moment
+) -> Step:
+    match event:
         case Ready():
             observed = _ready(state, event.generation, moment.now)
         case Lost():
@@ -91,9 +110,9 @@ def _live(state: State, generation: int, *stages: Stage) -> Live | None:
     return live
 
 
-def _want(state: State, goal: LaunchSpec | None) -> _Step:
+def _want(state: State, goal: LaunchSpec | None) -> Step:
     """Take a new goal; a person's word clears every earlier verdict."""
-    effects: tuple[Effect, ...] = ()
+    effects: tuple[CancelCheck, ...] = ()
     plan = state.plan if state.plan is not None and state.plan.goal == goal else None
     if state.is_failed:
         plan = None  # what failed may have been mended on disk or at the hub: look again
@@ -104,7 +123,7 @@ def _want(state: State, goal: LaunchSpec | None) -> _Step:
     if state.checking is not None and (state.checking != goal or is_kept):
         effects = (CancelCheck(),)
     state = replace(
-        _cleared(state),
+        cleared(state),
         goal=goal,
         live=live,
         plan=plan,
@@ -114,9 +133,9 @@ def _want(state: State, goal: LaunchSpec | None) -> _Step:
     return state, effects
 
 
-def _restart(state: State) -> _Step:
+def _restart(state: State) -> Step:
     """Let the worker be replaced after a fresh preflight; without a worker, try at once."""
-    state = _cleared(state)
+    state = cleared(state)
     if state.goal is None:
         return state, ()  # off: nothing to restart, the caller says so
     live = state.live
@@ -125,22 +144,27 @@ def _restart(state: State) -> _Step:
     return replace(state, live=live, plan=None, rejected=None), ()
 
 
-def _cleared(state: State) -> State:
-    return replace(state, is_failed=False, strikes=(), starts_in_a_row=0, retry_at=None)
-
-
-def _checked(state: State, event: Checked) -> _Step:
+def _checked(state: State, event: Checked, moment: Moment) -> Step:
     if event.goal != state.checking:
         return state, ()  # stale: another goal is being checked, or none
-    return replace(state, checking=None, plan=Plan(event.goal, event.launch)), ()
+    asked = read_sizes(event.launch)
+    known = event.known if moment.limits.memory.adapt else None
+    memory = replace(begin(asked, known, moment.limits.memory, moment.now), is_cpu=event.is_cpu)
+    launch = apply_sizes(event.launch, memory.current)
+    return replace(state, checking=None, plan=Plan(event.goal, launch, memory)), ()
 
 
-def _check_failed(state: State, event: CheckFailed, moment: _Moment) -> _Step:
+def _check_failed(state: State, event: CheckFailed, moment: Moment) -> Step:
     """Keep what serves; without that, treat it like a failed start."""
     goal, diagnosis = event.goal, event.diagnosis
     if goal != state.checking:
         return state, ()  # stale: another goal is being checked, or none
     state = replace(state, checking=None)
+    before = state.last_failure
+    if state.repairs and before is not None and diagnosis.cause is before.diagnosis.cause:
+        # The engine's own words first: the preflight only says which file it was.
+        evidence = f"{before.diagnosis.evidence}; {diagnosis.evidence}"
+        diagnosis = replace(diagnosis, evidence=evidence)
     live = state.live
     if live is not None and live.stage in (Stage.STARTING, Stage.READY):
         failure = Failure(moment.now, goal, diagnosis, f"kept {live.plan.goal.model}")
@@ -149,20 +173,36 @@ def _check_failed(state: State, event: CheckFailed, moment: _Moment) -> _Step:
         return replace(kept, rejected=failure, last_failure=failure), ()
     fallback = state.last_good
     if fallback is not None and fallback.goal != goal:
-        return _fall_back(state, fallback, goal, diagnosis, moment.now), ()
-    return _failed(state, goal, diagnosis, moment)
+        return fall_back(state, fallback, goal, diagnosis, moment.now), ()
+    return failed(state, Fault(goal, diagnosis), moment)
 
 
-def _ready(state: State, generation: int, now: float) -> _Step:
+def _measured(state: State, event: Measured, moment: Moment) -> Step:
+    if event.launch != state.measuring:
+        return state, ()  # stale: something else is to be started, or nothing
+    state = replace(state, measuring=None, room=Room(event.devices))
+    return pass_gate(state, moment)
+
+
+def _ready(state: State, generation: int, now: float) -> Step:
     live = _live(state, generation, Stage.STARTING)
     if live is None:
         return state, ()  # stale: it was told to stop, or is lost already
-    live = replace(live, stage=Stage.READY, since=now)
-    state = replace(state, live=live, last_good=live.plan, starts_in_a_row=0)
-    return state, (Admit(generation),)
+    plan = replace(live.plan, memory=worked(live.plan.memory))
+    live = replace(live, stage=Stage.READY, since=now, plan=plan)
+    has_plan = state.plan is not None and state.plan.goal == plan.goal
+    state = replace(
+        state,
+        live=live,
+        plan=plan if has_plan else state.plan,
+        last_good=plan,
+        starts_in_a_row=0,
+        repairs=0,
+    )
+    return state, (Admit(generation), Remember(plan.goal, plan.launch, plan.memory))
 
 
-def _lost(state: State, event: Lost, moment: _Moment) -> _Step:
+def _lost(state: State, event: Lost, moment: Moment) -> Step:
     live = _live(state, event.generation, Stage.STARTING, Stage.READY, Stage.DRAINING)
     if live is None:
         return state, ()  # stale, or its end was asked for
@@ -172,68 +212,43 @@ def _lost(state: State, event: Lost, moment: _Moment) -> _Step:
     stopping, effects = _stop(state, live, moment.now, at_once=True)
     if live.is_leaving or live.stage is Stage.DRAINING or state.goal != live.plan.goal:
         return stopping, effects  # it was on its way out: its end is no failure of the goal
-    state, more = _failed(stopping, live.plan.goal, event.diagnosis, moment)
+    fault = Fault(live.plan.goal, event.diagnosis, live, event.host_available_bytes)
+    state, more = failed(stopping, fault, moment)
     return state, effects + more
 
 
-def _drained(state: State, generation: int, now: float) -> _Step:
+def _drained(state: State, generation: int, now: float) -> Step:
     live = _live(state, generation, Stage.DRAINING)
     if live is None:
         return state, ()  # stale, or the drain was cancelled: requests go there again
     return _stop(state, live, now, at_once=False)
 
 
-def _gone(state: State, generation: int) -> _Step:
+def _gone(state: State, generation: int) -> Step:
     if _live(state, generation, Stage.STOPPING) is None:
         return state, ()  # stale: only a stop that was asked for is answered
     return replace(state, live=None), ()
 
 
-def _tick(state: State, now: float) -> _Step:
+def _tick(state: State, now: float) -> Step:
     if state.retry_at is None or now < state.retry_at:
         return state, ()  # an older wake-up: the wait was ended or prolonged
     return replace(state, retry_at=None), ()
 
 
-def _failed(state: State, goal: LaunchSpec, diagnosis: Diagnosis, moment: _Moment) -> _Step:
-    """Count a failure of the goal: go back to the last good plan, give up, or wait and retry."""
-    now, limits = moment.now, moment.limits
-    strikes = (*(at for at in state.strikes if now - at < limits.window_s), now)
-    row = state.starts_in_a_row
-    is_proven = state.last_good is not None and state.last_good.goal == goal
-    is_too_often = len(strikes) >= limits.failures_in_window or row >= limits.starts_in_a_row
-    # A hub out of reach comes back by itself (a boot before the network is up): no number of tries
-    # needs a person.
-    waits_for_hub = diagnosis.cause is Cause.HUB_NETWORK
-    is_over = not diagnosis.is_retryable or (is_too_often and not waits_for_hub)
-    fallback = state.last_good if not is_proven else None
-    if fallback is not None and (is_over or row >= limits.unproven_starts):
-        return _fall_back(state, fallback, goal, diagnosis, now), ()
-    if is_over:
-        failure = Failure(now, goal, diagnosis, "gave up: a person must act")
-        return replace(state, is_failed=True, strikes=strikes, last_failure=failure), ()
-    wait_s = delay_s(len(strikes), moment.jitter, limits)
-    failure = Failure(now, goal, diagnosis, f"trying again in {wait_s:.0f} s")
-    state = replace(state, strikes=strikes, retry_at=now + wait_s, last_failure=failure)
-    return state, (WakeAt(now + wait_s),)
+def _cured(state: State) -> Step:
+    """Try again what a person would have to start again: what it lacked is there."""
+    if not state.is_failed or state.goal is None:
+        return state, ()  # it was started again meanwhile, or is not wanted any more
+    return _want(state, state.goal)
 
 
-def _fall_back(
-    state: State, plan: Plan, goal: LaunchSpec, diagnosis: Diagnosis, now: float
-) -> State:
-    """Let the last good plan be the goal again; status says "serving A, wanted B"."""
-    failure = Failure(now, goal, diagnosis, f"went back to {plan.goal.model}")
-    return replace(
-        _cleared(state), goal=plan.goal, plan=plan, rejected=failure, last_failure=failure
-    )
-
-
-def _stop(state: State, live: Live, now: float, *, at_once: bool) -> _Step:
+def _stop(state: State, live: Live, now: float, *, at_once: bool) -> Step:
     stopping = replace(live, stage=Stage.STOPPING, since=now)
     return replace(state, live=stopping), (Stop(live.generation, at_once=at_once),)
 
 
-def _advance(state: State, now: float) -> _Step:
+def _advance(state: State, now: float) -> Step:
     """Take the next step from what is there towards the goal."""
     if state.live is not None:
         return _advance_live(state, state.live, now)
@@ -241,11 +256,14 @@ def _advance(state: State, now: float) -> _Step:
         return state, ()
     if state.plan is None:
         return _check(state, state.goal)
+    if state.room is None:
+        return _measure(state, state.plan)
     generation = state.generation + 1
-    live = Live(generation, state.plan, Stage.STARTING, now)
+    live = Live(generation, state.plan, Stage.STARTING, now, room=state.room)
     state = replace(
         state,
         live=live,
+        room=None,
         generation=generation,
         starts_in_a_row=state.starts_in_a_row + 1,
         restarts=state.restarts + (1 if state.strikes else 0),
@@ -253,7 +271,13 @@ def _advance(state: State, now: float) -> _Step:
     return state, (Spawn(generation, live.plan.launch),)
 
 
-def _advance_live(state: State, live: Live, now: float) -> _Step:
+def _measure(state: State, plan: Plan) -> Step:
+    if state.measuring == plan.launch:
+        return state, ()  # already under way
+    return replace(state, measuring=plan.launch), (Measure(plan.launch),)
+
+
+def _advance_live(state: State, live: Live, now: float) -> Step:
     is_goal = state.goal == live.plan.goal and not live.is_leaving
     match live.stage:
         case Stage.STOPPING:
@@ -266,13 +290,13 @@ def _advance_live(state: State, live: Live, now: float) -> _Step:
             assert_never(live.stage)
 
 
-def _take_back(state: State, live: Live, now: float) -> _Step:
+def _take_back(state: State, live: Live, now: float) -> Step:
     """Let a draining worker serve on: the swap was taken back in time, it is still whole."""
     back = replace(live, stage=Stage.READY, since=now)
     return replace(state, live=back, plan=live.plan), (Admit(live.generation),)
 
 
-def _leave(state: State, live: Live, now: float) -> _Step:
+def _leave(state: State, live: Live, now: float) -> Step:
     """Let a worker make room, but only for a goal that passed preflight."""
     if state.goal is not None and state.plan is None:
         return _check(state, state.goal)
@@ -282,7 +306,7 @@ def _leave(state: State, live: Live, now: float) -> _Step:
     return replace(state, live=draining), (Drain(live.generation),)
 
 
-def _check(state: State, goal: LaunchSpec) -> _Step:
+def _check(state: State, goal: LaunchSpec) -> Step:
     if state.checking == goal:
         return state, ()  # already under way
-    return replace(state, checking=goal), (Check(goal),)
+    return replace(state, checking=goal), (Check(goal, repairs=state.repairs > 0),)

@@ -7,36 +7,7 @@ prefix is optional. Phases only move forward, and "ready" is never taken from th
 import re
 from dataclasses import dataclass, replace
 
-PREFIX = re.compile(
-    r"^(?:\S*\s)?\((?P<proc>[A-Za-z][\w-]*) pid=(?P<pid>\d+)\)\s*"
-    r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL)\s+"
-    r"(?P<time>\d\d-\d\d \d\d:\d\d:\d\d)\s+\[(?P<file>[^\]:]+):(?P<line>\d+)\]\s?)?"
-    r"(?P<message>.*?)\r?$"
-)
-_BARE = re.compile(
-    r"^(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL):?\s+"
-    r"(?:\d\d-\d\d \d\d:\d\d:\d\d\s+\[[^\]]+\]\s?)?(?P<message>.*?)\r?$"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class LogLine:
-    """One line of a worker's output, taken apart; `process` and `level` may be unknown."""
-
-    message: str
-    process: str | None = None
-    level: str | None = None
-
-
-def parse_line(text: str) -> LogLine:
-    """Split a line into process name, level and message."""
-    match = PREFIX.match(text)
-    if match:
-        return LogLine(match["message"], match["proc"], match["level"])
-    match = _BARE.match(text)
-    if match:
-        return LogLine(match["message"], None, match["level"])
-    return LogLine(text.rstrip("\r"))
+from cahoots_vllm.core.log_line import parse_line
 
 
 @dataclass(frozen=True, slots=True)

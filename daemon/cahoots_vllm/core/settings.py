@@ -17,6 +17,7 @@ from cahoots_vllm.core.launch import (
     Options,
     merge_options,
 )
+from cahoots_vllm.core.memory import DEFAULT_MEMORY_LIMITS, MemoryLimits
 from cahoots_vllm.core.secret import Secret, is_secret_name
 
 GUIDE_MODEL: Final = "Qwen/Qwen3-32B-Instruct"
@@ -91,6 +92,7 @@ class Settings:
     override: str | None = None
     gateway: GatewaySettings = GatewaySettings()
     worker: WorkerSettings = WorkerSettings()
+    memory: MemoryLimits = DEFAULT_MEMORY_LIMITS
     profiles: tuple[Profile, ...] = ()
     options: Options = ()
     worker_env: tuple[tuple[str, str], ...] = ()

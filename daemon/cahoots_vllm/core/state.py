@@ -8,7 +8,10 @@ from enum import StrEnum
 
 from cahoots_vllm.core.diagnosis import Diagnosis
 from cahoots_vllm.core.launch import LaunchSpec
+from cahoots_vllm.core.memory import Change, Memory, Room, Shortage
 from cahoots_vllm.core.wire import Phase
+
+_NOTHING_KNOWN = Room()
 
 
 class Stage(StrEnum):
@@ -22,21 +25,29 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A goal that passed preflight, and the launch spec to start for it."""
+    """A goal that passed preflight, and the launch spec to start for it.
+
+    `launch` has the sizes of `memory`: those asked for, or others that work here.
+    """
 
     goal: LaunchSpec
     launch: LaunchSpec
+    memory: Memory
 
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """The worker that exists; `is_leaving` means it must go even if its plan is the goal."""
+    """The worker that exists; `is_leaving` means it must go even if its plan is the goal.
+
+    `room` is what its devices had free before it started.
+    """
 
     generation: int
     plan: Plan
     stage: Stage
     since: float
     is_leaving: bool = False
+    room: Room = _NOTHING_KNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +58,15 @@ class Failure:
     goal: LaunchSpec
     diagnosis: Diagnosis
     action: str
+    changes: tuple[Change, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """A failure that counts; with the host memory that was left, where that is known."""
+
+    at: float
+    host_available_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +74,24 @@ class State:
     """Everything `step` knows. Times are seconds of the caller's monotonic clock.
 
     Invariants (tests/unit/core/test_lifecycle.py): at most one worker; generations only grow;
-    `checking` and `retry_at` and `is_failed` exclude each other; without a goal none is set.
+    `checking`, `measuring`, `retry_at` and `is_failed` exclude each other; without a goal none is
+    set. `room` was measured for the next start. `shortage` is what it waits for.
     """
 
     goal: LaunchSpec | None = None
     plan: Plan | None = None
     live: Live | None = None
     checking: LaunchSpec | None = None
+    measuring: LaunchSpec | None = None
+    room: Room | None = None
+    shortage: Shortage | None = None
     last_good: Plan | None = None
     rejected: Failure | None = None
     last_failure: Failure | None = None
     is_failed: bool = False
-    strikes: tuple[float, ...] = ()
+    # Damaged files of the goal are taken away once; a second damage needs a person.
+    repairs: int = 0
+    strikes: tuple[Strike, ...] = ()
     starts_in_a_row: int = 0
     retry_at: float | None = None
     generation: int = 0

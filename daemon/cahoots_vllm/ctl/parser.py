@@ -36,6 +36,11 @@ def build_parser() -> argparse.ArgumentParser:
     logs.add_argument("-n", "--lines", type=_count, default=200, metavar="N", help="default: 200")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until Ctrl-C")
     add("events", verbs.events, "show what happens, until Ctrl-C")
+    _add_memory(add("memory", verbs.memory_show, "show what was learned about memory"))
+    diagnose = add("diagnose", verbs.diagnose, "say why a worker died, by its log alone")
+    diagnose.add_argument("file", metavar="FILE", help="a log of vLLM, or - for standard input")
+    diagnose.add_argument("--exit-code", type=int, metavar="N", help="how the process ended")
+    diagnose.add_argument("--signal", type=int, metavar="N", help="the signal that ended it")
     _add_operations(add("operations", verbs.operations_list, "list what was asked of the daemon"))
     return parser
 
@@ -55,6 +60,13 @@ def _add_changes(add: _Add) -> None:
         change.add_argument(
             "--no-wait", action="store_true", help="print the operation's id and return"
         )
+
+
+def _add_memory(parser: argparse.ArgumentParser) -> None:
+    add = _verb_adder(parser.add_subparsers(metavar="ACTION").add_parser)
+    add("show", verbs.memory_show, "show it (default)")
+    reset = add("reset", verbs.memory_reset, "forget it; a running worker stays as it is")
+    reset.add_argument("model", nargs="?", metavar="MODEL", help="for this model only")
 
 
 def _add_operations(parser: argparse.ArgumentParser) -> None:

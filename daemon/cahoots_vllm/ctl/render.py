@@ -37,6 +37,8 @@ def _rows(status: Json, now: datetime) -> Iterator[Row]:
     yield from _worker_rows(status, now)
     yield Row("endpoint", endpoint(status))
     yield Row("requests", _requests(status.get("requests") or {}))
+    if waiting := status.get("waiting_for"):
+        yield from _waiting_rows(waiting)
     if failure := status.get("last_failure"):
         yield from _failure_rows(failure, now)
     if error := (status.get("config") or {}).get("error"):
@@ -117,10 +119,25 @@ def _worker_rows(status: Json, now: datetime) -> Iterator[Row]:
         join(
             f"vLLM {version}{' on CPU' if engine.get('cpu') else ''}",
             f"context {context} tokens" if context else "",
-            # On CPU the option exists but bounds nothing.
+            # On CPU it is a share of the host's, told below where it was changed.
             f"GPU memory {utilization}" if utilization and not engine.get("cpu") else "",
         ),
     )
+    for adapted in worker.get("adapted") or ():
+        asked, used = adapted.get("asked"), adapted.get("used")
+        why = f"since {clock(adapted.get('at'), now)}, {adapted.get('cause')}"
+        yield Row("  adapted", f"{adapted.get('option')} is {used}, asked for was {asked}; {why}")
+
+
+def _waiting_rows(waiting: Json) -> Iterator[Row]:
+    free, wanted = (waiting.get(key, 0) / _GIB for key in ("memory_free", "memory_wanted"))
+    text = f"for {wanted:.1f} GiB on {waiting.get('device')}, where {free:.1f} GiB are free"
+    yield Row("waits", text, Tone.WARNING)
+    for holder in waiting.get("holders") or ():
+        used = holder.get("memory_used")
+        size = f", {used >> 20} MiB" if isinstance(used, int) else ""
+        said = f"{holder.get('command')} (pid {holder.get('pid')}, user {holder.get('user')}{size})"
+        yield Row("  held by", said)
 
 
 def endpoint(document: Json) -> str:

@@ -10,9 +10,10 @@ from cahoots_vllm.core.wire import ExitCode, OperationState, Phase
 from cahoots_vllm.ctl.client import Client
 from cahoots_vllm.ctl.console import Console
 from cahoots_vllm.ctl.follow import follow_operation, local_now, wait_until_ready
+from cahoots_vllm.ctl.memory import memory_rows
 from cahoots_vllm.ctl.render import status_lines
 from cahoots_vllm.ctl.sentences import event_line, log_line, operation_lines, operation_table
-from cahoots_vllm.ctl.text import Json, Line
+from cahoots_vllm.ctl.text import Json, Line, layout, quote
 
 _SILENCE_S = 45.0  # three keep-alive comments of the event stream missed
 
@@ -97,6 +98,35 @@ def operations_abort(ctx: Context) -> int:
     ctx.client.call("DELETE", path)
     operation = ctx.client.call("GET", path)
     return follow_operation(ctx.client, ctx.console, operation, wanted=OperationState.ABORTED)
+
+
+def diagnose(ctx: Context) -> int:
+    """Say why a worker died by its log alone; needs no daemon."""
+    # Loaded here: the table of wordings would cost every other verb 20 ms.
+    from cahoots_vllm.ctl import diagnose as offline  # noqa: PLC0415
+
+    lines = offline.read_log(ctx.args.file)
+    view = offline.diagnosis_view(offline.find(lines, ctx.args.exit_code, ctx.args.signal))
+    ctx.console.result(view, layout(offline.diagnosis_rows(view), ctx.console.width))
+    return ExitCode.DONE
+
+
+def memory_show(ctx: Context) -> int:
+    """Show what was learned about memory."""
+    document = ctx.client.call("GET", "/v1/memory")
+    rows = memory_rows(document.get("memory") or [], local_now())
+    ctx.console.result(document, layout(rows, ctx.console.width))
+    return ExitCode.DONE
+
+
+def memory_reset(ctx: Context) -> int:
+    """Forget it, for one model or for all."""
+    model = ctx.args.model
+    path = f"/v1/memory?model={quote(model)}" if model else "/v1/memory"
+    document = ctx.client.call("DELETE", path)
+    said = f"{document.get('forgotten', 0)} forgotten; the next start begins with what is asked for"
+    ctx.console.result(document, [Line(said)])
+    return ExitCode.DONE
 
 
 def logs(ctx: Context) -> int:

@@ -15,20 +15,24 @@ from pathlib import Path
 from cahoots_vllm.core.diagnosis import Cause, Diagnosis, Exit, diagnose
 from cahoots_vllm.core.errors import CahootsError
 from cahoots_vllm.core.events import Lost, Ready
-from cahoots_vllm.core.launch import LaunchSpec, build_argv
+from cahoots_vllm.core.evidence import HostEvidence
+from cahoots_vllm.core.launch import WORKER_MARK, LaunchSpec, build_argv
 from cahoots_vllm.core.phases import StartProgress, advance
 from cahoots_vllm.core.settings import WorkerSettings
 from cahoots_vllm.host.cgroup import WorkerCgroup
 from cahoots_vllm.host.children import Child, Children, Command
+from cahoots_vllm.host.kernel_log import KernelLog
+from cahoots_vllm.worker.deaths import watch_processes
 from cahoots_vllm.worker.output import LineSink, OutputPump
 from cahoots_vllm.worker.probe import Probe
-from cahoots_vllm.worker.tree import WorkerTree
+from cahoots_vllm.worker.tree import Growth, WorkerTree
+from cahoots_vllm.worker.witness import Witness, call_witness, hear_witness
 
 _POLL_S = 0.25
 # After an engine process died the API server says why and answers its clients within half a
 # second; its own exit would take up to 5 s (entrypoints/launchers/launcher.py:309).
 _LAST_WORDS_S = 1.0
-_GROWTH_MIB = 8.0
+_NOTE_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,7 @@ class WorkerContext:
     children: Children
     runtime_dir: Path
     cgroup_parent: Path | None
+    kernel_log: KernelLog
     settings: WorkerSettings
 
 
@@ -78,6 +83,7 @@ class Worker:
         self._spawn_error: Diagnosis | None = None
         self._api_key: str | None = None
         self._probe: Probe | None = None
+        self._witness: Witness | None = None
         self._is_ready = False
 
     @property
@@ -88,7 +94,8 @@ class Worker:
     def start(self, env: Mapping[str, str], secrets: Mapping[str, str]) -> None:
         """Start the process; an engine that cannot be run is reported by `watch`."""
         try:
-            self._running = self._spawn({**env, **secrets}, secrets)
+            mark = f"{self._context.runtime_dir}#{self.generation}"
+            self._running = self._spawn({**env, **secrets, WORKER_MARK: mark}, secrets)
         except CahootsError as error:
             self._spawn_error = _not_run(error.message, error.remedy, is_retryable=False)
         except OSError as error:
@@ -107,12 +114,15 @@ class Worker:
         probe = self._probe = Probe(str(self.uds), self.launch.model, self._api_key)
         watch = asyncio.ensure_future(self._watch(running, probe))
         try:
+            self._witness = await call_witness(running.child.pid, self._context.kernel_log)
             exit_status = running.child.exit_status
             await asyncio.wait((exit_status, watch), return_when=asyncio.FIRST_COMPLETED)
             self._reports.suspect(self.generation)
             seen = watch.result() if watch.done() else None
-            diagnosis = await self._explain(running, seen)
-            self._reports.event(Lost(self.generation, diagnosis))
+            evidence = await hear_witness(self._witness)
+            diagnosis = await self._explain(running, seen, evidence)
+            left = evidence.host_available_bytes
+            self._reports.event(Lost(self.generation, diagnosis, left))
         finally:
             watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -165,10 +175,14 @@ class Worker:
     async def _become_ready(self, running: _Running, probe: Probe) -> str | None:
         """Wait until a token came out. Return why not, if the start is stuck."""
         silence_s = self._context.settings.start_silence_s
-        growth = _Growth(running.tree, every_s=silence_s / 4)
+        growth = Growth(running.tree, every_s=silence_s / 4)
+        noted_at = 0.0
         while not (self.uds.exists() and await probe.is_up()):
             await asyncio.sleep(_POLL_S)
             now = asyncio.get_running_loop().time()
+            if now - noted_at >= _NOTE_EVERY_S and self._witness is not None:
+                noted_at = now
+                self._witness.note(running.tree.pids())
             if now - max(running.pump.last_line_at, growth.grown_at(now)) >= silence_s:
                 return f"the start neither logged nor grew for {silence_s:.0f} s"
         if self.progress.can_generate is False:
@@ -179,8 +193,10 @@ class Worker:
     async def _stay_ready(self, running: _Running, probe: Probe) -> str:
         """Return once an engine process died or the API server says so."""
         interval_s = self._context.settings.health_interval_s
+        if self._witness is not None:
+            self._witness.note(running.tree.pids())
         death: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        pidfds = _watch_processes(running.tree.engine_processes(), death)
+        pidfds = watch_processes(running.tree.engine_processes(), death)
         try:
             while True:
                 await asyncio.wait((death,), timeout=interval_s)
@@ -193,7 +209,9 @@ class Worker:
                 asyncio.get_running_loop().remove_reader(pidfd)
                 os.close(pidfd)
 
-    async def _explain(self, running: _Running, seen: str | None) -> Diagnosis:
+    async def _explain(
+        self, running: _Running, seen: str | None, evidence: HostEvidence
+    ) -> Diagnosis:
         """Return why it is lost, after its last words; `seen` is what was noticed first."""
         exit_status = running.child.exit_status
         if not exit_status.done():
@@ -203,7 +221,14 @@ class Worker:
         if exit_status.done():
             status = exit_status.result()
             exit_ = Exit(code=status) if status >= 0 else Exit(signal=-status)
-        return diagnose(exit_, tuple(running.pump.lines), was_ready=self._is_ready, seen=seen)
+        return diagnose(
+            exit_,
+            tuple(running.pump.lines),
+            was_ready=self._is_ready,
+            seen=seen,
+            evidence=evidence,
+            is_unasked=True,
+        )
 
     async def request_counts(self) -> tuple[int, int] | None:
         """Return how many requests run and wait in the engine, None if it does not say."""
@@ -230,47 +255,6 @@ class Worker:
         self.uds.unlink(missing_ok=True)
 
 
-class _Growth:
-    """When the tree's resident memory last changed: a large load may log nothing for minutes."""
-
-    def __init__(self, tree: WorkerTree, *, every_s: float) -> None:
-        self._tree = tree
-        self._every_s = every_s
-        self._sampled_at = self._grown_at = asyncio.get_running_loop().time()
-        self._resident = 0.0
-
-    def grown_at(self, now: float) -> float:
-        """Return the time of the last change seen; looks at the tree once every `every_s`."""
-        if now - self._sampled_at >= self._every_s:
-            self._sampled_at, before = now, self._resident
-            self._resident = self._tree.resident_mib()
-            if abs(self._resident - before) >= _GROWTH_MIB:
-                self._grown_at = now
-        return self._grown_at
-
-
 def _not_run(evidence: str, remedy: str, *, is_retryable: bool) -> Diagnosis:
     cause = Cause.ENGINE_DEAD_OTHER if is_retryable else Cause.MISSING_DEPENDENCY
     return Diagnosis(cause, evidence, remedy, is_retryable)
-
-
-def _watch_processes(titles: Mapping[int, str], death: asyncio.Future[str]) -> list[int]:
-    """Resolve `death` when any of these processes ends; return the pidfds to close."""
-    pidfds: list[int] = []
-    for pid, title in titles.items():
-        evidence = f"{title} (pid {pid}) ended while it should serve"
-        try:
-            pidfd = os.pidfd_open(pid)
-        except ProcessLookupError:
-            if not death.done():
-                death.set_result(evidence)
-            continue
-        pidfds.append(pidfd)
-
-        def ended(pidfd: int = pidfd, evidence: str = evidence) -> None:
-            asyncio.get_running_loop().remove_reader(pidfd)
-            if not death.done():
-                death.set_result(evidence)
-
-        asyncio.get_running_loop().add_reader(pidfd, ended)
-    return pidfds

@@ -16,6 +16,7 @@ from cahoots_vllm.host.children import Children
 
 _POLL_S = 0.02
 _STUCK_S = 10.0
+_GROWTH_MIB = 8.0
 _PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 1024 / 1024
 
 
@@ -81,3 +82,23 @@ def _resident_pages(pid: int) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     except (FileNotFoundError, ProcessLookupError):
         return 0
+
+
+class Growth:
+    """When the tree's resident memory last changed: a large load may log nothing for minutes."""
+
+    def __init__(self, tree: WorkerTree, *, every_s: float) -> None:
+        """Look at the tree once every so many seconds."""
+        self._tree = tree
+        self._every_s = every_s
+        self._sampled_at = self._grown_at = asyncio.get_running_loop().time()
+        self._resident = 0.0
+
+    def grown_at(self, now: float) -> float:
+        """Return the time of the last change seen; looks at the tree once every `every_s`."""
+        if now - self._sampled_at >= self._every_s:
+            self._sampled_at, before = now, self._resident
+            self._resident = self._tree.resident_mib()
+            if abs(self._resident - before) >= _GROWTH_MIB:
+                self._grown_at = now
+        return self._grown_at

@@ -7,11 +7,14 @@ import pytest
 from cahoots_vllm.control.operations import Caller, Operation, Operations, Progress, Target
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.launch import LaunchSpec
+from cahoots_vllm.core.memory import Memory, read_sizes
 from cahoots_vllm.core.state import Live, Plan, Stage, State
 from cahoots_vllm.core.wire import OperationState
 
 _GOAL = LaunchSpec(model="org/a", source="/a", engine="/engine")
 _OTHER = LaunchSpec(model="org/b", source="/b", engine="/engine")
+_SIZES = read_sizes(_GOAL)
+_PLAN = Plan(_GOAL, _GOAL, Memory(_SIZES, _SIZES))
 _BY = Caller(uid=0, pid=1)
 
 
@@ -20,7 +23,7 @@ def begin(operations: Operations, goal: LaunchSpec | None = _GOAL, after: int = 
 
 
 def live(generation: int = 1, stage: Stage = Stage.READY) -> Live:
-    return Live(generation, Plan(_GOAL, _GOAL), stage, since=0.0)
+    return Live(generation, _PLAN, stage, since=0.0)
 
 
 async def test_ready_worker_of_the_goal_ends_it() -> None:

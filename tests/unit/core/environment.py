@@ -2,6 +2,8 @@
 
 It stands for control.supervisor and everything below it. Answers come from the tests, in any
 order, late, twice or never; `settle` lets the world cooperate until nothing is asked any more.
+With `is_gate_open` memory is always still and enough: the gate is answered at once, and neither it
+nor what is remembered shows in the effects.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,13 +18,17 @@ from cahoots_vllm.core.events import (
     Check,
     Checked,
     CheckFailed,
+    Cured,
     Drain,
     Drained,
     Effect,
     Event,
     Gone,
     Lost,
+    Measure,
+    Measured,
     Ready,
+    Remember,
     Restart,
     Spawn,
     Stop,
@@ -41,7 +47,7 @@ C = LaunchSpec(model="org/c", source="org/c", engine="/engine")
 MENDABLE = Diagnosis(Cause.ENGINE_DEAD_OTHER, "it died", "wait", is_retryable=True)
 FATAL = Diagnosis(Cause.BAD_ARGUMENTS, "bad option", "correct it", is_retryable=False)
 # Preflight, drain, stop, start, ready, twice, and a wait: more is a loop.
-ENOUGH_STEPS = 14
+ENOUGH_STEPS = 16
 
 Answer = Callable[["Environment"], Event]
 
@@ -58,6 +64,9 @@ class Environment:
     state: State = field(default_factory=State)
     now: float = 1000.0
     limits: Limits = DEFAULT_LIMITS
+    is_gate_open: bool = True
+    measuring: LaunchSpec | None = None
+    remembered: tuple[Remember, ...] = ()
     checking: LaunchSpec | None = None
     starting: int | None = None
     admitted: int | None = None
@@ -78,6 +87,11 @@ class Environment:
         check_invariants(self.state)
         assert self.state.generation >= before.generation
         self._check_asked()
+        if not self.is_gate_open:
+            return effects
+        effects = tuple(e for e in effects if not isinstance(e, Measure | Remember))
+        if self.measuring is not None:
+            effects += self.send(Measured(self.measuring, ()))
         return effects
 
     def play(self, events: Sequence[Event]) -> "Environment":
@@ -91,6 +105,8 @@ class Environment:
         match event:
             case Checked(goal) | CheckFailed(goal) if goal == self.checking:
                 self.checking = None
+            case Measured(launch) if launch == self.measuring:
+                self.measuring = None
             case Ready(generation) if generation == self.starting:
                 self.starting = None
             case Gone(generation) if generation == self.stopping:
@@ -105,10 +121,15 @@ class Environment:
                 self.checking = goal
             case CancelCheck():
                 self.checking = None
+            case Measure(launch):
+                self.measuring = launch
+            case Remember():
+                self.remembered += (effect,)
             case Spawn(generation, launch):
                 assert self.process is None, "started beside a living worker"
                 assert self.state.goal is not None
-                assert launch == fitted(self.state.goal), "started something nobody wants"
+                wanted = fitted(self.state.goal)
+                assert replace(launch, options=wanted.options) == wanted, "nobody wants that"
                 self.process = self.starting = generation
                 self.spawned += (launch,)
             case Admit(generation):
@@ -136,6 +157,9 @@ class Environment:
         live = self.state.live
         assert self.process == (live.generation if live is not None else None)
         assert self.checking == self.state.checking
+        if self.state.measuring is None:
+            self.measuring = None  # an answer that nobody waits for is stale
+        assert self.measuring == self.state.measuring
         assert self.starting == self._in_stage(Stage.STARTING)
         assert self.admitted == self._in_stage(Stage.READY)
         assert self.draining == self._in_stage(Stage.DRAINING)
@@ -155,6 +179,8 @@ class Environment:
             answers.append(Drained(self.draining))
         if self.starting is not None:
             answers.append(Ready(self.starting))
+        if self.measuring is not None:
+            answers.append(Measured(self.measuring, ()))
         if self.checking is not None:
             answers.append(Checked(self.checking, fitted(self.checking)))
         if self.state.retry_at is not None:
@@ -176,6 +202,17 @@ class Environment:
         message = f"no end in sight: {world.state}"
         raise AssertionError(message)
 
+    def settle_until_spawned(self, goal: LaunchSpec) -> "Environment":
+        """Return a copy of this world after it cooperated until a worker of the goal starts."""
+        world = replace(self)
+        for _ in range(ENOUGH_STEPS):
+            live = world.state.live
+            if live is not None and live.plan.goal == goal and live.stage is Stage.STARTING:
+                return world
+            world.send(world.next_answers()[0])
+        message = f"never started: {world.state}"
+        raise AssertionError(message)
+
     @property
     def is_settled(self) -> bool:
         """Whether the goal is served, or nothing is wanted, or a person must act."""
@@ -194,8 +231,13 @@ class Environment:
 
 def check_invariants(state: State) -> None:
     """State's own promises (core.state.State)."""
-    waits = (state.checking is not None, state.retry_at is not None, state.is_failed)
-    assert sum(waits) <= 1, "checking, retry_at and is_failed exclude each other"
+    waits = (
+        state.checking is not None,
+        state.measuring is not None,
+        state.retry_at is not None,
+        state.is_failed,
+    )
+    assert sum(waits) <= 1, "checking, measuring, retry_at and is_failed exclude each other"
     if state.goal is None:
         assert not any(waits), "nothing is wanted, so nothing is to be waited for"
     if state.checking is not None:
@@ -213,6 +255,7 @@ def every_event(goals: Sequence[LaunchSpec] = (A, B, C)) -> dict[str, Answer]:
         "Restart": lambda _: Restart(),
         "Tick(due)": _due_tick,
         "Tick(early)": lambda _: Tick(),
+        "Cured": lambda _: Cured("a GPU appeared"),
     }
     for goal in goals:
         events |= _events_of_goal(goal, goal.model[-1].upper())
@@ -223,6 +266,7 @@ def _events_of_goal(goal: LaunchSpec, name: str) -> dict[str, Answer]:
     return {
         f"Want({name})": lambda _: Want(goal),
         f"Checked({name})": lambda _: Checked(goal, fitted(goal)),
+        f"Measured({name})": lambda _: Measured(fitted(goal), ()),
         f"CheckFailed({name},mendable)": lambda _: CheckFailed(goal, MENDABLE),
         f"CheckFailed({name},fatal)": lambda _: CheckFailed(goal, FATAL),
     }

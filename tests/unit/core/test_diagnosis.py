@@ -1,4 +1,4 @@
-"""What the first cut of the diagnosis promises, on the stand-in engine's copies of real logs."""
+"""What the diagnosis promises, on the stand-in engine's copies of real logs and on wordings."""
 
 from pathlib import Path
 from string import Template
@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cahoots_vllm.core.diagnosis import Cause, Diagnosis, Exit, diagnose
+from cahoots_vllm.core.diagnosis import Cause, Diagnosis, Exit, Trait, diagnose
+from cahoots_vllm.core.evidence import HostEvidence
 
 LOGS = Path(__file__).parents[2] / "fake_vllm" / "logs"
 VALUES = {"main": 100, "engine": 101, "worker": 102, "now": "11-22 22:33:35"}
@@ -19,6 +20,11 @@ DEAD_ENGINE = Exit(code=0)
 def _log(name: str) -> list[str]:
     text = (LOGS / f"{name}.log").read_text("utf-8")
     return Template(text).safe_substitute(VALUES).splitlines()
+
+
+def _started(name: str) -> list[str]:
+    """Return the log with its start; the long ones hold their own."""
+    return _log(name) if name == "host_oom_serving" else [*_log("startup"), *_log(name)]
 
 
 def _of_start(*lines: str) -> Diagnosis:
@@ -33,9 +39,9 @@ def _of_serving(*lines: str, exit_: Exit = DEAD_ENGINE) -> Diagnosis:
     ("name", "cause", "evidence", "is_retryable"),
     [
         ("gpu_oom_startup_free", Cause.GPU_OOM_STARTUP_FREE, "less than desired CPU memory", True),
-        ("kv_cache_none", Cause.KV_CACHE_NONE, "less than requested memory for kv (-", False),
-        ("kv_cache_too_small", Cause.KV_CACHE_TOO_SMALL, "To serve at least one request", False),
-        ("hub_auth", Cause.HUB_AUTH, "GatedRepoError: 401 Client Error", False),
+        ("kv_cache_none", Cause.KV_CACHE_NONE, "less than requested memory for kv (-", True),
+        ("kv_cache_too_small", Cause.KV_CACHE_TOO_SMALL, "To serve at least one request", True),
+        ("hub_auth", Cause.HUB_AUTH, "Client error '401 Unauthorized'", False),
         ("corrupt_weights", Cause.CORRUPT_WEIGHTS, "deserializing header", False),
         ("missing_dependency", Cause.MISSING_DEPENDENCY, "No module named 'tensorizer'", False),
         ("host_oom_startup", Cause.HOST_OOM, "died unexpectedly (exit code: -9)", True),
@@ -81,24 +87,74 @@ def test_exit_2_with_an_unknown_error_shows_that_error() -> None:
     assert (found.cause, found.evidence) == (Cause.BAD_ARGUMENTS, "vllm serve: error: what")
 
 
-@pytest.mark.parametrize("name", ["engine_death", "engine_dead_other", "host_oom_serving"])
+@pytest.mark.parametrize("name", ["engine_death", "engine_dead_other"])
 def test_exit_0_of_a_dead_engine_is_a_failure_and_retried(name: str) -> None:
     found = _of_serving(*_log("startup"), *_log(name))
     assert (found.cause, found.is_retryable) == (Cause.ENGINE_DEAD_OTHER, True)
 
 
-def test_worker_killed_while_serving_is_host_memory_although_the_exit_is_0() -> None:
-    found = _of_serving(*_log("startup"), *_log("worker_death"))
+@pytest.mark.parametrize("name", ["worker_death", "host_oom_serving"])
+def test_worker_killed_while_serving_is_host_memory_although_the_exit_is_0(name: str) -> None:
+    found = _of_serving(*_started(name))
     assert (found.cause, found.is_retryable) == (Cause.HOST_OOM, True)
 
 
-def test_end_without_a_word_is_unknown_before_and_a_dead_engine_after_ready() -> None:
+def test_main_killed_without_a_word_is_host_memory_only_while_it_starts() -> None:
     killed = Exit(signal=9)
-    assert diagnose(killed, _log("startup"), was_ready=False).cause is Cause.UNKNOWN
+    start = _log("startup")[:40]
+    assert diagnose(killed, start, was_ready=False).cause is Cause.HOST_OOM
     found = diagnose(killed, _log("startup"), was_ready=True)
     assert (found.cause, found.is_retryable) == (Cause.ENGINE_DEAD_OTHER, True)
     assert found.evidence == "the API server ended: signal 9"
     assert found.line is None
+
+
+@pytest.mark.parametrize("status", [Exit(code=137), Exit(code=-9), Exit(signal=9)])
+def test_a_signal_is_known_however_it_is_written(status: Exit) -> None:
+    assert diagnose(status, _log("startup")[:40]).cause is Cause.HOST_OOM
+
+
+KILL = "Out of memory: Killed process 102 (VLLM::Worker) total-vm:9kB, anon-rss:9kB"
+
+
+@pytest.mark.parametrize("name", ["worker_death", "engine_death", "host_oom_serving"])
+def test_kernels_word_tells_its_own_kill_from_anybody_elses(name: str) -> None:
+    lines = _started(name)
+    asked = HostEvidence(has_kernels_word=True)
+    killed = HostEvidence(oom_kill=KILL, has_kernels_word=True)
+    plain = diagnose(DEAD_ENGINE, lines, was_ready=True, evidence=asked)
+    assert (plain.cause, plain.trait) == (Cause.ENGINE_DEAD_OTHER, Trait.NONE)
+    found = diagnose(DEAD_ENGINE, lines, was_ready=True, evidence=killed)
+    assert (found.cause, found.evidence) == (Cause.HOST_OOM, KILL)
+
+
+def test_kernels_kill_does_not_hide_what_the_log_names() -> None:
+    killed = HostEvidence(oom_kill=KILL, has_kernels_word=True)
+    found = diagnose(FAILED_START, _log("hub_auth"), evidence=killed)
+    assert found.cause is Cause.HUB_AUTH
+
+
+XID = "NVRM: Xid (PCI:0000:01:00): 79, pid=1234, GPU has fallen off the bus."
+
+
+def test_drivers_error_explains_an_engine_that_just_died() -> None:
+    lines = (*_log("startup"), *_log("engine_death"))
+    found = diagnose(DEAD_ENGINE, lines, was_ready=True, evidence=HostEvidence(xid=XID))
+    assert (found.cause, found.evidence) == (Cause.CUDA_DRIVER, XID)
+
+
+def test_orderly_end_is_a_failure_only_where_nobody_of_ours_asked_for_it() -> None:
+    lines = (*_log("startup"), *_log("sigterm"))
+    assert diagnose(DEAD_ENGINE, lines).cause is Cause.NOT_A_FAILURE
+    found = diagnose(DEAD_ENGINE, lines, was_ready=True, is_unasked=True)
+    assert (found.cause, found.is_retryable) == (Cause.ENGINE_DEAD_OTHER, True)
+    assert "somebody other than the daemon" in found.evidence
+
+
+def test_log_of_a_restart_loop_is_judged_by_the_start_that_ended() -> None:
+    again = _log("startup")[:20]
+    found = diagnose(Exit(), [*_log("kv_cache_too_small"), *again])
+    assert found.cause is Cause.KV_CACHE_TOO_SMALL
 
 
 def test_echoes_of_another_process_are_no_evidence() -> None:
@@ -168,7 +224,7 @@ def test_memory_error_is_told_apart_by_whether_requests_were_served(process: str
                 "`gpu_memory_utilization` when initializing the engine."
             ),
             Cause.KV_CACHE_NONE,
-            False,
+            True,
         ),
         # 0.9 to 0.15 say models's
         (
@@ -177,7 +233,7 @@ def test_memory_error_is_told_apart_by_whether_requests_were_served(process: str
                 "(16.00 GiB KV cache is needed, which is larger than the available"
             ),
             Cause.KV_CACHE_TOO_SMALL,
-            False,
+            True,
         ),
         ("RuntimeError: CUDA error: out of memory", Cause.GPU_OOM_STARTUP_ALLOC, True),
         (
@@ -273,10 +329,6 @@ def test_any_log_has_a_diagnosis_whose_line_is_in_it(
 
 def test_healthy_start_has_no_evidence_in_it() -> None:
     assert _of_start(*_log("startup")).line is None
-
-
-def test_clean_stop_has_no_evidence_in_it() -> None:
-    assert _of_serving(*_log("startup"), *_log("sigterm")).line is None
 
 
 def test_long_evidence_is_cut() -> None:

@@ -22,7 +22,8 @@ from cahoots_vllm.core.events import (
     WakeAt,
     Want,
 )
-from cahoots_vllm.core.state import Plan, Stage, State
+from cahoots_vllm.core.launch import LaunchSpec
+from cahoots_vllm.core.state import Stage, State
 from cahoots_vllm.core.wire import Phase
 from unit.core.environment import (
     FATAL,
@@ -46,6 +47,11 @@ def _shown(effect: Effect) -> str:
             return "Stop(at_once)"
         case _:
             return type(effect).__name__
+
+
+def _last_good(world: Environment) -> tuple[LaunchSpec, LaunchSpec] | None:
+    plan = world.state.last_good
+    return (plan.goal, plan.launch) if plan is not None else None
 
 
 @pytest.mark.parametrize("event", every_event())
@@ -81,7 +87,7 @@ def test_first_start_checks_spawns_and_admits() -> None:
     assert world.send(Want(A)) == (Check(A),)
     assert world.send(Checked(A, fitted(A))) == (Spawn(1, fitted(A)),)
     assert world.send(Ready(1)) == (Admit(1),)
-    assert world.state.last_good == Plan(A, fitted(A))
+    assert _last_good(world) == (A, fitted(A))
     assert world.state.restarts == 0
 
 
@@ -92,9 +98,9 @@ def test_swap_serves_the_old_model_through_preflight_and_drains_before_it_stops(
     assert world.send(Checked(B, fitted(B))) == (Drain(1),)
     assert world.send(Drained(1)) == (Stop(1, at_once=False),)
     assert world.send(Gone(1)) == (Spawn(2, fitted(B)),)
-    assert world.state.last_good == Plan(A, fitted(A)), "committed before it was ready"
+    assert _last_good(world) == (A, fitted(A)), "committed before it was ready"
     assert world.send(Ready(2)) == (Admit(2),)
-    assert world.state.last_good == Plan(B, fitted(B))
+    assert _last_good(world) == (B, fitted(B))
     assert world.state.rejected is None
     assert world.state.last_failure is None
 

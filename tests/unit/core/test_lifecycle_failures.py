@@ -49,7 +49,7 @@ def test_crashes_in_a_row_wait_longer_and_the_fifth_is_given_up() -> None:
     assert _crash(world, ready_s=10.0) is None
     assert world.state.phase is Phase.FAILED
     assert world.state.last_failure is not None
-    assert world.state.last_failure.action == "gave up: a person must act"
+    assert world.state.last_failure.action == "gave up: 5 failures in 10 min"
 
 
 def test_being_ready_for_five_minutes_forgives_earlier_crashes() -> None:

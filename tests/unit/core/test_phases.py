@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cahoots_vllm.core.phases import LogLine, StartProgress, advance, parse_line
+from cahoots_vllm.core.phases import StartProgress, advance
 
 LOGS = Path(__file__).parents[2] / "fake_vllm" / "logs"
 VALUES = {
@@ -222,29 +222,3 @@ def test_fitted_context_length_replaces_the_asked_one() -> None:
 def test_tasks_tell_whether_a_token_can_come_out(tasks: str, *, can_generate: bool) -> None:
     progress = advance(StartProgress(), API + f"Supported tasks: {tasks}")
     assert progress.can_generate is can_generate
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        (
-            "(EngineCore pid=7) ERROR 11-22 22:33:35 [core.py:1510] EngineCore failed to start.",
-            LogLine("EngineCore failed to start.", "EngineCore", "ERROR"),
-        ),
-        (
-            "vllm-1  (Worker_TP1 pid=7) INFO 11-22 22:33:35 [worker.py:1] hello\r",
-            LogLine("vllm-1  (Worker_TP1 pid=7) INFO 11-22 22:33:35 [worker.py:1] hello"),
-        ),
-        (
-            "x (VllmWorker-0 pid=7) INFO 11-22 22:33:35 [model_executor/layers/a.py:1] hello\r",
-            LogLine("hello", "VllmWorker-0", "INFO"),
-        ),
-        ("(APIServer pid=7) Traceback (most", LogLine("Traceback (most", "APIServer", None)),
-        ("INFO 11-22 22:33:35 [a.py:1] hello", LogLine("hello", None, "INFO")),
-        ("INFO:     hello", LogLine("hello", None, "INFO")),
-        ("no prefix at all\r", LogLine("no prefix at all")),
-        ("", LogLine("")),
-    ],
-)
-def test_line_is_taken_apart(text: str, line: LogLine) -> None:
-    assert parse_line(text) == line

@@ -11,6 +11,8 @@ nothing. Why pairs are ignored, by kind of event:
 - Drained: nobody drains that worker; the swap was taken back, or it is being stopped already.
 - Gone: nobody asked that worker to go; a worker that goes by itself is Lost.
 - Tick: nothing is waited for, or the wait is not over yet.
+- Cured: the goal has not failed; whatever appeared, it is being tried anyway.
+- Measured: the gate is open in this world and answers at once; test_lifecycle_memory closes it.
 """
 
 TRANSITIONS: dict[str, dict[str, str]] = {
@@ -147,6 +149,7 @@ TRANSITIONS: dict[str, dict[str, str]] = {
         "Want(None)": "stopping",
         "Restart": "stopping",
         "Want(A)": "stopping",
+        "Cured": "stopping",
         "Want(B)": "stopping",
         "Want(C)": "stopping",
         "Gone(live)": "failed",
@@ -171,6 +174,7 @@ TRANSITIONS: dict[str, dict[str, str]] = {
         "Want(None)": "off",
         "Restart": "preparing: Check(A)",
         "Want(A)": "preparing: Check(A)",
+        "Cured": "preparing: Check(A)",
         "Want(B)": "preparing: Check(B)",
         "Want(C)": "preparing: Check(C)",
     },
@@ -178,6 +182,7 @@ TRANSITIONS: dict[str, dict[str, str]] = {
         "Want(None)": "off",
         "Restart": "preparing: Check(A)",
         "Want(A)": "preparing: Check(A)",
+        "Cured": "preparing: Check(A)",
         "Want(B)": "preparing: Check(B)",
         "Want(C)": "preparing: Check(C)",
     },

@@ -167,3 +167,34 @@ def test_state_comes_first_and_in_its_colour(state: Phase, tone: Tone) -> None:
     first = status_lines(STATUS | {"state": state}, NOW, 100)[0]
     assert first.text.startswith(f"state       {state}")
     assert first.tone is tone
+
+
+def test_what_was_adapted_and_why() -> None:
+    adapted = {
+        "option": "gpu-memory-utilization",
+        "asked": 0.9,
+        "used": 0.85,
+        "reason": "torch.OutOfMemoryError",
+        "cause": "gpu_oom_startup_alloc",
+        "at": "2026-10-01T00:13:05+00:00",
+    }
+    shown = text(worker=WORKER | {"adapted": [adapted]})
+    assert (
+        "  adapted   gpu-memory-utilization is 0.85, asked for was 0.9; since Oct 01 02:13:05,\n"
+        "            gpu_oom_startup_alloc" in shown
+    )
+
+
+def test_who_is_waited_for() -> None:
+    holder = {"pid": 77, "user": "bob", "command": "python train.py", "memory_used": 18 << 30}
+    waiting = {
+        "device": "GPU 0 (A)",
+        "memory_free": 6 << 30,
+        "memory_wanted": 21 << 30,
+        "memory_total": 24 << 30,
+        "holders": [holder, {"pid": 78, "user": "0", "command": "x", "memory_used": None}],
+    }
+    shown = text(state="backoff", worker=None, waiting_for=waiting)
+    assert "waits       for 21.0 GiB on GPU 0 (A), where 6.0 GiB are free" in shown
+    assert "  held by   python train.py (pid 77, user bob, 18432 MiB)" in shown
+    assert "  held by   x (pid 78, user 0)" in shown

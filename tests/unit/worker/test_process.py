@@ -9,6 +9,7 @@ from cahoots_vllm.core.events import Lost, Ready
 from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.settings import WorkerSettings
 from cahoots_vllm.host.children import Child, Children, Command
+from cahoots_vllm.host.kernel_log import KernelLog
 from cahoots_vllm.worker.process import Reports, Worker, WorkerContext
 
 
@@ -20,7 +21,9 @@ class Refusing(Children):
 
 
 def worker(children: Children, directory: Path, said: list[Ready | Lost]) -> Worker:
-    context = WorkerContext(children, directory, None, WorkerSettings())
+    context = WorkerContext(
+        children, directory, None, KernelLog(directory / "no-kmsg"), WorkerSettings()
+    )
     reports = Reports(
         event=said.append,
         suspect=lambda _: None,

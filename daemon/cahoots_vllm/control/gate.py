@@ -1,0 +1,114 @@
+"""The gate before each start: is the memory there, and who has it?
+
+NVML, not hope: the driver frees a killed process's memory a while after it is gone. What a worker
+of ours left behind is ended here; what somebody else holds is named.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+
+from cahoots_vllm.core.evidence import Device, Holder
+from cahoots_vllm.core.launch import WORKER_MARK, LaunchSpec
+from cahoots_vllm.core.memory import HOST_KEY, Room, read_sizes, used_devices
+from cahoots_vllm.host import host_memory, process_info, process_tree
+from cahoots_vllm.host.blocking import run_blocking
+from cahoots_vllm.host.gpu import Gpu, GpuReader
+
+_DEADLINE_S = 10.0
+_POLL_S = 0.2
+_READ_DEADLINE_S = 5.0
+# Less than this between two looks is the noise of a host that lives.
+_STILL_BYTES = 64 * 1024 * 1024
+_LARGE_BYTES = 1 << 30
+_LARGEST = 3
+
+
+class Gate:
+    """Reads the devices a start will use, once their memory is still."""
+
+    def __init__(self, gpus: GpuReader, mark: str) -> None:
+        """`mark` is the beginning of WORKER_MARK's value in every worker of this daemon."""
+        self._gpus = gpus
+        self._mark = mark
+
+    async def read(self, *, is_cpu: bool) -> tuple[Device, ...]:
+        """Return the devices now: the GPUs, or for the CPU engine the host."""
+        if is_cpu:
+            host = await run_blocking(self._host, deadline_s=_READ_DEADLINE_S)
+            return (host,)
+        gpus = await self._gpus.read()
+        return await run_blocking(
+            lambda: tuple(map(self._device, gpus)), deadline_s=_READ_DEADLINE_S
+        )
+
+    async def measure(
+        self, launch: LaunchSpec, *, is_cpu: bool, on_ended: Callable[[int], None]
+    ) -> tuple[Device, ...]:
+        """Return the devices of a launch spec, at once if they have enough.
+
+        Else orphans of ours are ended (`on_ended` is told each pid), and memory that is still
+        coming back is waited for, 10 s at most.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _DEADLINE_S
+        share = read_sizes(launch).share
+        before: tuple[Device, ...] = ()
+        while True:
+            found = used_devices(launch, os.environ, await self.read(is_cpu=is_cpu))
+            if Room(found).shortage(share) is None or loop.time() >= deadline:
+                return found
+            ours = {h.pid for device in found for h in device.holders if h.is_ours}
+            if not ours and _are_still(before, found):
+                return found
+            for pid in ours:
+                if _end(pid):
+                    on_ended(pid)
+            before = found
+            await asyncio.sleep(_POLL_S)
+
+    def _host(self) -> Device:
+        memory = host_memory.read_host_memory()
+        largest = host_memory.largest_processes(_LARGEST)
+        holders = tuple(
+            self._holder(process.pid, process.resident_bytes)
+            for process in largest
+            if process.resident_bytes >= _LARGE_BYTES
+        )
+        return Device(HOST_KEY, "host memory", memory.total_bytes, memory.available_bytes, holders)
+
+    def _device(self, gpu: Gpu) -> Device:
+        return Device(
+            key=gpu.uuid or f"gpu-{gpu.index}",
+            name=f"GPU {gpu.index} ({gpu.name})",
+            total_bytes=gpu.memory_total,
+            free_bytes=gpu.memory_total - gpu.memory_used,
+            holders=tuple(self._holder(p.pid, p.memory_used) for p in gpu.processes),
+        )
+
+    def _holder(self, pid: int, memory_bytes: int | None) -> Holder:
+        mark = process_info.environ_value(pid, WORKER_MARK) or ""
+        return Holder(
+            pid=pid,
+            user=process_info.owner_name(pid),
+            command=process_info.shown_command(pid),
+            memory_bytes=memory_bytes,
+            is_ours=mark.startswith(self._mark),
+        )
+
+
+def _are_still(before: tuple[Device, ...], now: tuple[Device, ...]) -> bool:
+    if [device.key for device in before] != [device.key for device in now]:
+        return False  # the first look, or a GPU came or went
+    return all(
+        abs(a.free_bytes - b.free_bytes) < _STILL_BYTES for a, b in zip(before, now, strict=True)
+    )
+
+
+def _end(pid: int) -> bool:
+    process = process_tree.read_process(pid)
+    if process is None or process.is_zombie:
+        return False
+    process_tree.kill([process], signal.SIGKILL)
+    return True

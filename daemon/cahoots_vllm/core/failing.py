@@ -1,0 +1,214 @@
+"""What a failure leads to: other sizes, a repair, a wait, the last good plan, or the end.
+
+Part of the lifecycle: pure, called by core.lifecycle only.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import assert_never
+
+from cahoots_vllm.core import memory as policy
+from cahoots_vllm.core.backoff import Limits, delay_s
+from cahoots_vllm.core.diagnosis import Cause, Diagnosis, Trait
+from cahoots_vllm.core.events import Effect, Remember, WakeAt
+from cahoots_vllm.core.launch import LaunchSpec
+from cahoots_vllm.core.memory import GiveUp, Next, Same, Shortage, Wait
+from cahoots_vllm.core.state import Failure, Live, Plan, State, Strike
+
+Step = tuple[State, tuple[Effect, ...]]
+# Less than this is the noise of a host that lives.
+_SHRUNK_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a decision may depend on besides the state: the time, the dice and the patience."""
+
+    now: float
+    jitter: float
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What failed and why; `live` is the worker that did, None where it was a preflight."""
+
+    goal: LaunchSpec
+    diagnosis: Diagnosis
+    live: Live | None = None
+    host_available_bytes: int | None = None
+
+
+def failed(state: State, fault: Fault, moment: Moment) -> Step:
+    """Answer a failure of the goal."""
+    live, diagnosis = fault.live, fault.diagnosis
+    if live is None or state.plan is None:
+        return _strike(state, fault, moment)
+    limits = moment.limits.memory
+    answer = policy.plan(live.plan.memory, diagnosis, live.room, limits, moment.now)
+    if answer is not None:
+        return _answer(state, live.plan, fault, moment, answer)
+    if diagnosis.cause is Cause.CORRUPT_WEIGHTS and state.repairs == 0:
+        action = "looking for the damaged file, to fetch it again"
+        failure = Failure(moment.now, fault.goal, diagnosis, action)
+        return replace(state, plan=None, repairs=1, last_failure=failure), ()
+    return _strike(state, fault, moment)
+
+
+def _answer(state: State, plan: Plan, fault: Fault, moment: Moment, answer: policy.Answer) -> Step:
+    """Carry out what the memory policy says."""
+    diagnosis = fault.diagnosis
+    remember = Remember(plan.goal, plan.launch, answer.memory)
+    kept = replace(plan, memory=answer.memory)
+    match answer:
+        case Next():
+            changes = answer.step.changes
+            action = f"changed {', '.join(map(str, changes))}"
+            failure = Failure(moment.now, plan.goal, diagnosis, action, changes)
+            state = replace(state, plan=_with_sizes(kept), last_failure=failure, starts_in_a_row=0)
+            return state, (remember,)
+        case Wait():
+            state, effects = wait_for(
+                replace(state, plan=kept), plan.goal, diagnosis, answer.shortage, moment
+            )
+            return state, (remember, *effects)
+        case Same():
+            state = replace(state, plan=kept)
+            return _strike(state, fault, moment)
+        case GiveUp():
+            final = replace(
+                diagnosis, is_retryable=False, evidence=f"{diagnosis.evidence} ({answer.reason})"
+            )
+            state = replace(state, plan=kept)
+            state, effects = _strike(state, replace(fault, diagnosis=final), moment)
+            return state, (remember, *effects)
+        case _:
+            assert_never(answer)
+
+
+def _with_sizes(plan: Plan) -> Plan:
+    return replace(plan, launch=policy.apply_sizes(plan.launch, plan.memory.current))
+
+
+def pass_gate(state: State, moment: Moment) -> Step:
+    """Decide, with the devices just measured, whether the plan starts, fits itself in, or waits."""
+    plan, room = state.plan, state.room
+    if plan is None or room is None:
+        return state, ()
+    answer = policy.gate(plan.memory, room, moment.limits.memory, moment.now)
+    match answer:
+        case Same():
+            return replace(state, shortage=None), ()
+        case Next():
+            fitted = _with_sizes(replace(plan, memory=answer.memory))
+            return replace(state, plan=fitted, shortage=None), ()
+        case Wait():
+            diagnosis = shortage_diagnosis(answer.shortage)
+            return wait_for(state, plan.goal, diagnosis, answer.shortage, moment)
+        case _:
+            assert_never(answer)
+
+
+def shortage_diagnosis(shortage: Shortage) -> Diagnosis:
+    """Return the diagnosis of a start that was not even tried."""
+    remedy = (
+        "end what holds the memory, or lower gpu-memory-utilization; it starts by itself as soon "
+        "as the memory is free"
+    )
+    return Diagnosis(
+        Cause.GPU_OOM_STARTUP_FREE,
+        str(shortage),
+        remedy,
+        is_retryable=True,
+        trait=Trait.FREE_TOO_SMALL,
+    )
+
+
+def wait_for(
+    state: State, goal: LaunchSpec, diagnosis: Diagnosis, shortage: Shortage, moment: Moment
+) -> Step:
+    """Look again in a while; no start is spent and no failure counted."""
+    at = moment.now + moment.limits.shortage_poll_s
+    before = state.shortage
+    is_told = before is not None and before.holders == shortage.holders
+    failure = state.last_failure
+    if not is_told or failure is None:
+        failure = Failure(moment.now, goal, diagnosis, f"waiting: {shortage}")
+    state = replace(state, room=None, retry_at=at, shortage=shortage, last_failure=failure)
+    return state, (WakeAt(at),)
+
+
+def _strike(state: State, fault: Fault, moment: Moment) -> Step:
+    """Count a failure: go back to the last good plan, give up, or wait and retry."""
+    now, limits = moment.now, moment.limits
+    goal, diagnosis = fault.goal, fault.diagnosis
+    recent = (s for s in state.strikes if now - s.at < limits.window_s)
+    strikes = (*recent, Strike(now, fault.host_available_bytes))
+    over = _is_over(state, strikes, diagnosis, limits)
+    is_proven = state.last_good is not None and state.last_good.goal == goal
+    fallback = state.last_good if not is_proven else None
+    is_unproven = state.starts_in_a_row >= limits.unproven_starts
+    if fallback is not None and (over is not None or is_unproven):
+        return fall_back(state, fallback, goal, diagnosis, now), ()
+    if over is not None:
+        failure = Failure(now, goal, diagnosis, f"gave up: {over}")
+        return replace(state, is_failed=True, strikes=strikes, last_failure=failure), ()
+    wait_s = delay_s(len(strikes), moment.jitter, limits)
+    failure = Failure(now, goal, diagnosis, f"trying again in {wait_s:.0f} s")
+    state = replace(state, strikes=strikes, retry_at=now + wait_s, last_failure=failure)
+    return state, (WakeAt(now + wait_s),)
+
+
+def _is_over(
+    state: State, strikes: tuple[Strike, ...], diagnosis: Diagnosis, limits: Limits
+) -> str | None:
+    """Return why another try is useless, None when it is not."""
+    left = [s.host_available_bytes for s in strikes[-limits.shrinking_restarts - 1 :]]
+    if not diagnosis.is_retryable:
+        return "a person must act"
+    # A hub out of reach comes back by itself (a boot before the network is up): no number of tries
+    # needs a person.
+    if diagnosis.cause is Cause.HUB_NETWORK:
+        return None
+    if diagnosis.trait is Trait.TRANSIENT and len(strikes) >= limits.transient_failures:
+        over = "it came again after a restart; a person must act"
+    elif len(strikes) >= limits.failures_in_window:
+        over = f"{len(strikes)} failures in {limits.window_s / 60:.0f} min"
+    elif state.starts_in_a_row >= limits.starts_in_a_row:
+        over = f"{state.starts_in_a_row} starts in a row failed"
+    elif len(left) > limits.shrinking_restarts and _is_shrinking(left):
+        over = "each restart left less host memory: something leaks"
+    else:
+        return None
+    return over
+
+
+def _is_shrinking(left: list[int | None]) -> bool:
+    return all(
+        a is not None and b is not None and a - b >= _SHRUNK_BYTES for a, b in pairwise(left)
+    )
+
+
+def fall_back(
+    state: State, plan: Plan, goal: LaunchSpec, diagnosis: Diagnosis, now: float
+) -> State:
+    """Let the last good plan be the goal again; status says "serving A, wanted B"."""
+    failure = Failure(now, goal, diagnosis, f"went back to {plan.goal.model}")
+    return replace(
+        cleared(state), goal=plan.goal, plan=plan, rejected=failure, last_failure=failure
+    )
+
+
+def cleared(state: State) -> State:
+    """Return the state without any verdict: a person's word, or a fallback, begins anew."""
+    return replace(
+        state,
+        is_failed=False,
+        strikes=(),
+        starts_in_a_row=0,
+        repairs=0,
+        retry_at=None,
+        measuring=None,
+        room=None,
+        shortage=None,
+    )
