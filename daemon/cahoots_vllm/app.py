@@ -3,12 +3,12 @@
 import asyncio
 import json
 import logging
+import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from cahoots_vllm.api.handlers import Handlers
 from cahoots_vllm.api.routes import build_routes
@@ -20,8 +20,10 @@ from cahoots_vllm.control.gate import Gate
 from cahoots_vllm.control.gpu_release import GpuRelease
 from cahoots_vllm.control.learned import Learned, MemoryRecord
 from cahoots_vllm.control.log_buffer import LogBuffer
+from cahoots_vllm.control.operations import Caller
 from cahoots_vllm.control.preflight import Preflight
 from cahoots_vllm.control.rotation import Rotation
+from cahoots_vllm.control.settings_source import SettingsSource
 from cahoots_vllm.control.snapshot import StatusReader
 from cahoots_vllm.control.state_file import StateFile
 from cahoots_vllm.control.supervisor import Supervisor
@@ -47,13 +49,20 @@ class App:
     """One daemon. `run` returns after a clean stop; an unexpected error ends it."""
 
     def __init__(
-        self, settings: Settings, paths: Paths, logs: LogBuffer, *, keeps_override: bool
+        self,
+        load: Callable[[], Settings],
+        paths: Paths,
+        logs: LogBuffer,
+        *,
+        keeps_override: bool,
     ) -> None:
         """Bind the sockets first: what is wrong with them is said before anything starts.
 
-        `keeps_override`: go on with the model that `swap-model` chose in an earlier run.
+        `load` reads the settings, now and at each reload. `keeps_override`: go on with the model
+        that `swap-model` chose in an earlier run.
         """
-        self._settings = settings
+        settings = self._settings = load()
+        self._source = SettingsSource(load)
         self._paths = paths
         self._notifier = Notifier()
         self._events = EventHub()
@@ -81,9 +90,12 @@ class App:
             rotation=self._rotation,
             state_file=self._state_file,
             gpus=gpus,
-            loaded_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            source=self._source,
         )
-        routes = build_routes(Handlers(self._supervisor, status, self._events, logs, self._learned))
+        handlers = Handlers(
+            self._supervisor, status, self._events, logs, self._learned, self._source
+        )
+        routes = build_routes(handlers)
         self._api = ApiServer(routes, self._control)
         self._gateway = GatewayServer(self._rotation, settings.gateway, self._gateway_listeners)
 
@@ -133,7 +145,7 @@ class App:
             _LOG.info("listening at %s", " and ".join(self._settings.gateway.endpoints))
             for warning in self._settings.warnings:
                 _LOG.warning("%s", warning)
-            await self._until_told_to_stop()
+            await self._until_told_to_stop(tasks)
             supervision.cancel()
         await self._gateway.stop()
         await self._api.stop()
@@ -148,11 +160,21 @@ class App:
             _LOG.warning("ended %d processes that an earlier daemon left behind", count)
         self._state_file.save(worker=None)
 
-    async def _until_told_to_stop(self) -> None:
+    async def _reload(self) -> None:
+        """Reload on SIGHUP; what is wrong is said, and nothing that runs is touched."""
+        try:
+            self._supervisor.reload(await self._source.read(), Caller(os.getuid(), os.getpid()))
+        except CahootsError as error:
+            _LOG.error("cannot reload: %s", error)
+
+    async def _until_told_to_stop(self, tasks: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
         signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, signals.put_nowait, signum)
+        loop.add_signal_handler(
+            signal.SIGHUP, lambda: tasks.create_task(self._reload(), name="reload")
+        )
         signum = await signals.get()
         self._notifier.stopping()
         _LOG.info("stopping on %s; a second one cuts requests off", signum.name)

@@ -42,10 +42,12 @@ def _serve(arguments: argparse.Namespace, logs: LogBuffer) -> None:
     _raise_descriptor_limit()
     paths = _paths(arguments)
     line = CommandLine(arguments.env_file, arguments.engine, arguments.model, arguments.port)
-    settings = load_settings(paths, line)
 
     async def serve() -> None:
-        await App(settings, paths, logs, keeps_override=line.model is None).run()
+        app = App(
+            lambda: load_settings(paths, line), paths, logs, keeps_override=line.model is None
+        )
+        await app.run()
 
     asyncio.run(serve())
 

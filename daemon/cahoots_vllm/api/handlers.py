@@ -15,6 +15,7 @@ from cahoots_vllm.control.learned import Learned
 from cahoots_vllm.control.log_buffer import LogBuffer, LogEntry
 from cahoots_vllm.control.memory_status import LessonStatus, lesson_status
 from cahoots_vllm.control.operations import Caller, Operation, operation_view
+from cahoots_vllm.control.settings_source import SettingsSource
 from cahoots_vllm.control.snapshot import StatusReader
 from cahoots_vllm.control.status import Status
 from cahoots_vllm.control.supervisor import Supervisor
@@ -37,6 +38,7 @@ class Handlers:
     events: EventHub
     logs: LogBuffer
     learned: Learned
+    source: SettingsSource
 
     async def status(self, _request: web.Request) -> web.Response:
         """One snapshot."""
@@ -59,6 +61,11 @@ class Handlers:
     async def restart(self, request: web.Request) -> web.Response:
         """Replace the worker by a fresh one."""
         return _accepted(self.supervisor.restart(_caller(request)))
+
+    async def reload(self, request: web.Request) -> web.Response:
+        """Read the settings again and do what the change needs."""
+        settings = await self.source.read()
+        return _accepted(self.supervisor.reload(settings, _caller(request)))
 
     async def operations(self, _request: web.Request) -> web.Response:
         """The operations that are kept, newest first."""

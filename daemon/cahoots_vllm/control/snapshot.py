@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass
 
 from cahoots_vllm.control.rotation import Rotation
+from cahoots_vllm.control.settings_source import SettingsSource
 from cahoots_vllm.control.state_file import StateFile
 from cahoots_vllm.control.status import Facts, RequestStatus, Status, Wall, build_status
 from cahoots_vllm.control.supervisor import Supervisor
@@ -19,7 +20,7 @@ class StatusReader:
     rotation: Rotation
     state_file: StateFile
     gpus: GpuReader
-    loaded_at: str
+    source: SettingsSource
 
     async def read(self) -> Status:
         """Return the snapshot now; a GPU that does not answer delays it by 2 s at most."""
@@ -31,7 +32,8 @@ class StatusReader:
             progress=worker.progress if worker is not None else None,
             requests=await self._requests(worker),
             gpus=await self.gpus.read(),
-            loaded_at=self.loaded_at,
+            loaded_at=self.source.loaded_at,
+            config_error=self.source.error,
             endpoints=settings.gateway.endpoints,
             warnings=warnings,
         )

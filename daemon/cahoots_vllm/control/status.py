@@ -170,6 +170,7 @@ class Facts:
     requests: RequestStatus
     gpus: tuple[Gpu, ...]
     loaded_at: str
+    config_error: str | None
     endpoints: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -193,7 +194,7 @@ def build_status(settings: Settings, state: State, facts: Facts, wall: Wall) -> 
         last_failure=_failure(state.last_failure, wall),
         wanted=_failure(state.rejected, wall),
         retry_at=wall.iso(state.retry_at) if state.retry_at is not None else None,
-        config=ConfigStatus(settings.env_file, facts.loaded_at, None),
+        config=ConfigStatus(settings.env_file, facts.loaded_at, facts.config_error),
         engine=EngineStatus(settings.engine.path, settings.engine.version, settings.engine.is_cpu),
         gpus=facts.gpus,
         warnings=facts.warnings,

@@ -114,6 +114,25 @@ class Supervisor:
         self._handle(Restart() if self.state.goal is not None else Want(goal))
         return self.operations.get(operation.id)
 
+    def reload(self, settings: Settings, by: Caller) -> Operation:
+        """Take settings that were read again; the worker changes only if it has to.
+
+        What a person stopped stays stopped. A failed goal is tried again if anything changed.
+        Raises CahootsError (BUSY, CONFLICT).
+        """
+        old = self.settings
+        settings = _carried_over(settings, old)
+        is_wanted = self.state.goal is not None or not old.is_local
+        goal = self._goal(settings) if settings.is_local and is_wanted else None
+        operation = self._begin("reload", {}, by, Target(goal))
+        self.settings = settings
+        self._remember_override()
+        if settings != old and (goal != self.state.goal or self.state.is_failed):
+            self._handle(Want(goal))
+        else:
+            self._publish()
+        return self.operations.get(operation.id)
+
     def abort(self, id_: str) -> Operation:
         """End a running operation and want what was wanted before it. Raises CahootsError."""
         self._refuse_while_stopping()
@@ -136,7 +155,7 @@ class Supervisor:
                 Kind.CONFLICT,
                 f"LLM_PROVIDER in {self.settings.env_file} is "
                 f"{self.settings.provider or 'not set'}: no local model is wanted",
-                f"set LLM_PROVIDER={LOCAL_PROVIDER} and restart cahoots-vllm",
+                f"set LLM_PROVIDER={LOCAL_PROVIDER} there, then: cahootsctl reload",
             )
 
     def _begin(self, kind: str, params: Mapping[str, str], by: Caller, target: Target) -> Operation:
@@ -207,6 +226,20 @@ class Supervisor:
         self._parts.state_file.save(
             override=self.settings.override, configured_model=self.settings.configured_model
         )
+
+
+def _carried_over(settings: Settings, old: Settings) -> Settings:
+    """Return new settings with what a reload keeps: the live override, the bound gateway."""
+    is_same_model = settings.configured_model == old.configured_model
+    warnings = settings.warnings
+    if settings.gateway != old.gateway:
+        warnings += ("the gateway's new settings are used from the daemon's next start on",)
+    return replace(
+        settings,
+        override=old.override if is_same_model else None,
+        gateway=old.gateway,
+        warnings=warnings,
+    )
 
 
 def _check_name(model: str) -> None:

@@ -55,6 +55,7 @@ def _add_changes(add: _Add) -> None:
         add("start", verbs.start, "start the worker"),
         add("stop", verbs.stop, "stop the worker; the daemon stays"),
         add("restart", verbs.restart, "stop and start the worker"),
+        add("reload", verbs.reload, "read .env, configuration and profiles again"),
     ]
     for change in changes:
         change.add_argument(

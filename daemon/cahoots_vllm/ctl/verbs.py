@@ -54,6 +54,11 @@ def restart(ctx: Context) -> int:
     return _change(ctx, "restart", {})
 
 
+def reload(ctx: Context) -> int:
+    """Read the settings again."""
+    return _change(ctx, "reload", {})
+
+
 def _change(ctx: Context, kind: str, body: Json) -> int:
     operation = ctx.client.call("POST", f"/v1/{kind}", body)
     if ctx.args.no_wait:

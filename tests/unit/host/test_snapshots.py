@@ -1,11 +1,18 @@
 """Models on disk: whole or not, and where in the hub's cache."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
-from cahoots_vllm.host.snapshots import context_limit, find_missing, find_snapshot
+from cahoots_vllm.host.snapshots import (
+    context_limit,
+    discard,
+    find_damaged,
+    find_missing,
+    find_snapshot,
+)
 
 
 def model(directory: Path, **files: str) -> Path:
@@ -71,3 +78,58 @@ def test_snapshot_is_found_by_name_and_by_commit(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_context_limit_is_the_models_own(tmp_path: Path, config: str, limit: int | None) -> None:
     assert context_limit(model(tmp_path / "m", config__json=config)) == limit
+
+
+def _safetensors(path: Path, *, size: int = 8, cut: int = 0) -> bytes:
+    """Write a whole file of one tensor, less `cut` bytes; return its bytes."""
+    header = json.dumps({"a": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    whole = len(header).to_bytes(8, "little") + header + bytes(size)
+    path.write_bytes(whole[: len(whole) - cut])
+    return whole
+
+
+def test_whole_weights_are_not_damaged(tmp_path: Path) -> None:
+    _safetensors(tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    assert find_damaged(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"short",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+        b"<!DOCTYPE html><html></html>" * 9,
+        (4).to_bytes(8, "little") + b"nope",
+        (2).to_bytes(8, "little") + b"[]",
+        (20).to_bytes(8, "little") + b'{"a":{"x":[0, 1]}}  ',
+    ],
+)
+def test_what_is_no_safetensors_file_is_damaged(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    assert list(find_damaged(tmp_path)) == [tmp_path / "model.safetensors"]
+
+
+@pytest.mark.parametrize("cut", [1, 7])
+def test_truncated_weights_are_damaged_and_the_sizes_are_said(tmp_path: Path, cut: int) -> None:
+    whole = _safetensors(tmp_path / "model.safetensors", cut=cut)
+    (why,) = find_damaged(tmp_path).values()
+    assert why == f"{len(whole) - cut} bytes, {len(whole)} by its header"
+
+
+def test_flipped_byte_in_the_hubs_cache_is_found_by_its_hash(tmp_path: Path) -> None:
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots"
+    blobs.mkdir()
+    snapshot.mkdir()
+    whole = _safetensors(tmp_path / "a")
+    blob = blobs / hashlib.sha256(whole).hexdigest()
+    blob.write_bytes(whole)
+    link = snapshot / "model.safetensors"
+    link.symlink_to(blob)
+    assert find_damaged(snapshot) == {}
+    blob.write_bytes(whole[:-1] + b"\x01")
+    assert list(find_damaged(snapshot)) == [link]
+    discard([link])
+    assert not link.is_symlink()
+    assert not blob.exists()

@@ -1,0 +1,117 @@
+"""The gate: at once when there is room, named holders, orphans ended, memory still."""
+
+import asyncio
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from cahoots_vllm.control.gate import Gate
+from cahoots_vllm.core.evidence import Device
+from cahoots_vllm.core.launch import WORKER_MARK, LaunchSpec
+from cahoots_vllm.core.memory import HOST_KEY
+from cahoots_vllm.host.gpu import Gpu, GpuProcess
+
+GIB = 1 << 30
+MARK = "/run/test#"
+SPEC = LaunchSpec("a", "/a", "/e", options=(("gpu-memory-utilization", 0.9),))
+
+
+def gpu(used_gib: float, *pids: int, index: int = 0) -> Gpu:
+    processes = tuple(GpuProcess(pid, int(used_gib * GIB)) for pid in pids)
+    return Gpu(index, "A", 24 * GIB, int(used_gib * GIB), None, None, processes, f"GPU-{index}")
+
+
+class Gpus:
+    """Plays one reading after the other; the last one stays. A reading may ask who still lives."""
+
+    def __init__(self, *readings: tuple[Gpu, ...]) -> None:
+        self.readings = list(readings)
+        self.asked = 0
+
+    async def read(self) -> tuple[Gpu, ...]:
+        self.asked += 1
+        return self.readings.pop(0) if len(self.readings) > 1 else self.readings[0]
+
+
+@pytest.fixture
+def orphan() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(["/bin/sleep", "60"], env={WORKER_MARK: f"{MARK}7"})
+    end = time.monotonic() + 5
+    while _mark(process.pid) is None and time.monotonic() < end:
+        time.sleep(0.01)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def _mark(pid: int) -> str | None:
+    with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123 (proc(5))
+        return WORKER_MARK if WORKER_MARK.encode() in file.read() else None
+
+
+async def measure(gpus: Gpus, ended: list[int] | None = None) -> tuple[Device, ...]:
+    gate = Gate(gpus, MARK)
+    told = [] if ended is None else ended
+    return await gate.measure(SPEC, is_cpu=False, on_ended=told.append)
+
+
+async def test_enough_memory_is_not_waited_for() -> None:
+    gpus = Gpus((gpu(1.0),))
+    (device,) = await measure(gpus)
+    assert gpus.asked == 1
+    assert (device.key, device.name, device.free_bytes) == ("GPU-0", "GPU 0 (A)", 23 * GIB)
+
+
+async def test_memory_on_its_way_back_is_waited_for() -> None:
+    gpus = Gpus((gpu(20.0),), (gpu(12.0),), (gpu(1.0),))
+    (device,) = await measure(gpus)
+    assert device.free_bytes == 23 * GIB
+    assert gpus.asked == 3
+
+
+async def test_foreign_holder_is_named_after_one_more_look_and_lives_on() -> None:
+    holder = os.getppid()
+    gpus = Gpus((gpu(18.0, holder),))
+    ended: list[int] = []
+    (device,) = await measure(gpus, ended)
+    assert gpus.asked == 2
+    assert ended == []
+    (named,) = device.holders
+    assert (named.pid, named.memory_bytes, named.is_ours) == (holder, 18 * GIB, False)
+    assert named.user
+    assert named.command
+
+
+async def test_orphan_of_ours_is_ended(orphan: subprocess.Popen[bytes]) -> None:
+    gpus = Gpus((gpu(18.0, orphan.pid),), (gpu(1.0),))
+    ended: list[int] = []
+    (device,) = await measure(gpus, ended)
+    assert ended == [orphan.pid]
+    assert device.free_bytes == 23 * GIB
+    assert await asyncio.to_thread(orphan.wait, 5) == -9
+
+
+async def test_orphan_of_another_daemon_is_foreign(orphan: subprocess.Popen[bytes]) -> None:
+    gate = Gate(Gpus((gpu(18.0, orphan.pid),)), "/run/other#")
+    (device,) = await gate.measure(SPEC, is_cpu=False, on_ended=lambda _: None)
+    assert not device.holders[0].is_ours
+    assert orphan.poll() is None
+
+
+async def test_only_the_gpus_that_are_used_count() -> None:
+    gpus = Gpus((gpu(1.0), gpu(23.0, index=1)))
+    devices = await measure(gpus)
+    assert [device.key for device in devices] == ["GPU-0"]
+
+
+async def test_host_without_gpus_has_no_devices() -> None:
+    assert await measure(Gpus(())) == ()
+
+
+async def test_cpu_engine_has_the_hosts_memory() -> None:
+    (device,) = await Gate(Gpus(()), MARK).read(is_cpu=True)
+    assert device.key == HOST_KEY
+    assert 0 < device.free_bytes <= device.total_bytes
