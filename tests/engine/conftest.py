@@ -53,7 +53,7 @@ def daemon(
 ) -> Iterator[Daemon]:
     """Run the daemon until the module's tests are done; none of its processes may be left."""
     home = tmp_path_factory.mktemp("home")
-    port = _free_port()
+    port = free_port()
     (home / ".env").write_text(
         f"LLM_PROVIDER=local\nLOCAL_LLM_URL=http://localhost:{port}/v1\nLOCAL_LLM_MODEL={DEMO}\n"
     )
@@ -90,7 +90,7 @@ def daemon(
                     os.kill(pid, signal.SIGKILL)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -9,9 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
+_HEADER = b'{"w":{"dtype":"U8","shape":[7000],"data_offsets":[0,7000]}}'
+WEIGHTS = len(_HEADER).to_bytes(8, "little") + _HEADER + b"weights" * 1000
 FILES = {
     "config.json": b'{"max_position_embeddings": 1024}',
-    "model.safetensors": b"weights" * 1000,
+    "model.safetensors": WEIGHTS,
     "tokenizer.json": b"{}",
     "README.md": b"not needed to serve",
 }
@@ -29,6 +31,8 @@ class StubHub:
         self.broken_files: set[str] = set()
         self.seen: list[tuple[str, str]] = []
         self.tokens: set[str] = set()
+        # What every repo holds.
+        self.files: dict[str, bytes] = dict(FILES)
         self.is_closing = threading.Event()
 
 
@@ -58,14 +62,15 @@ class _Handler(BaseHTTPRequestHandler):
             status, headers = self.hub.refusals[repo]
             self._send(status, b'{"error": "refused"}', headers)
         elif "/tree/" in path:
-            self._send(200, json.dumps(_tree()).encode(), {})
+            self._send(200, json.dumps(_tree(self.hub.files)).encode(), {})
         elif path.startswith("/api/models"):
-            self._send(200, json.dumps(_info(repo)).encode(), {"X-Repo-Commit": SHA})
+            info = _info(repo, self.hub.files)
+            self._send(200, json.dumps(info).encode(), {"X-Repo-Commit": SHA})
         else:
             self._send_file(parts[-1])
 
     def _send_file(self, name: str) -> None:
-        if name not in FILES:
+        if name not in self.hub.files:
             self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
             return
         if name in self.hub.silent_files and self.command == "GET":
@@ -75,8 +80,9 @@ class _Handler(BaseHTTPRequestHandler):
         if name in self.hub.broken_files:
             self._send(403, b"", {})  # not 5xx: the client would try again for long
             return
-        tag = hashlib.sha256(FILES[name]).hexdigest()
-        self._send(200, FILES[name], {"ETag": f'"{tag}"', "X-Repo-Commit": SHA})
+        body = self.hub.files[name]
+        tag = hashlib.sha256(body).hexdigest()
+        self._send(200, body, {"ETag": f'"{tag}"', "X-Repo-Commit": SHA})
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -88,15 +94,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
-def _info(repo: str) -> dict[str, object]:
-    siblings = [{"rfilename": name, "size": len(body)} for name, body in FILES.items()]
+def _info(repo: str, files: dict[str, bytes]) -> dict[str, object]:
+    siblings = [{"rfilename": name, "size": len(body)} for name, body in files.items()]
     return {"id": repo, "modelId": repo, "sha": SHA, "siblings": siblings, "tags": []}
 
 
-def _tree() -> list[dict[str, object]]:
+def _tree(files: dict[str, bytes]) -> list[dict[str, object]]:
     return [
         {"type": "file", "path": name, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}  # noqa: S324 (git's own)
-        for name, body in FILES.items()
+        for name, body in files.items()
     ]
 
 

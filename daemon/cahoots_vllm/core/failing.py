@@ -68,8 +68,13 @@ def _answer(state: State, plan: Plan, fault: Fault, moment: Moment, answer: poli
             state = replace(state, plan=_with_sizes(kept), last_failure=failure, starts_in_a_row=0)
             return state, (remember,)
         case Wait():
+            # What is waited for may be more than the squeezed sizes that failed.
             state, effects = wait_for(
-                replace(state, plan=kept), plan.goal, diagnosis, answer.shortage, moment
+                replace(state, plan=_with_sizes(kept)),
+                plan.goal,
+                diagnosis,
+                answer.shortage,
+                moment,
             )
             return state, (remember, *effects)
         case Same():

@@ -33,7 +33,7 @@ from cahoots_vllm.core.events import (
 )
 from cahoots_vllm.core.failing import Fault, Moment, Step, cleared, failed, fall_back, pass_gate
 from cahoots_vllm.core.launch import LaunchSpec
-from cahoots_vllm.core.memory import Room, apply_sizes, begin, read_sizes, worked
+from cahoots_vllm.core.memory import Room, apply_sizes, begin, forgiven, read_sizes, worked
 from cahoots_vllm.core.state import Failure, Live, Plan, Stage, State
 
 
@@ -148,8 +148,8 @@ def _checked(state: State, event: Checked, moment: Moment) -> Step:
     if event.goal != state.checking:
         return state, ()  # stale: another goal is being checked, or none
     asked = read_sizes(event.launch)
-    known = event.known if moment.limits.memory.adapt else None
-    memory = replace(begin(asked, known, moment.limits.memory, moment.now), is_cpu=event.is_cpu)
+    memory = begin(asked, event.known, moment.limits.memory, moment.now)
+    memory = replace(memory, is_cpu=event.is_cpu)
     launch = apply_sizes(event.launch, memory.current)
     return replace(state, checking=None, plan=Plan(event.goal, launch, memory)), ()
 
@@ -197,7 +197,6 @@ def _ready(state: State, generation: int, now: float) -> Step:
         plan=plan if has_plan else state.plan,
         last_good=plan,
         starts_in_a_row=0,
-        repairs=0,
     )
     return state, (Admit(generation), Remember(plan.goal, plan.launch, plan.memory))
 
@@ -208,7 +207,8 @@ def _lost(state: State, event: Lost, moment: Moment) -> Step:
         return state, ()  # stale, or its end was asked for
     since_s = moment.now - live.since
     if live.stage is Stage.READY and since_s >= moment.limits.reset_after_ready_s:
-        state = replace(state, strikes=())
+        live = replace(live, plan=replace(live.plan, memory=forgiven(live.plan.memory)))
+        state = replace(state, live=live, strikes=(), repairs=0)
     stopping, effects = _stop(state, live, moment.now, at_once=True)
     if live.is_leaving or live.stage is Stage.DRAINING or state.goal != live.plan.goal:
         return stopping, effects  # it was on its way out: its end is no failure of the goal

@@ -131,7 +131,7 @@ MEMORY_RULES: tuple[Rule, ...] = (
     ),
     rule(  # v1/core/kv_cache_utils.py:1011; worker.py of V0
         Cause.KV_CACHE_NONE,
-        r"No available memory for (?:the )?(?:KV )?cache",
+        r"No available memory for (?:the )?(?:KV )?cache|Cannot auto-fit max_model_len",
         _RAISE,
         trait=Trait.KV_NONE,
         retry=True,

@@ -9,6 +9,7 @@ from cahoots_vllm.core.memory.search import (
     MemoryLimits,
     Step,
     begin,
+    forgiven,
     known_to_fail,
     worked,
 )
@@ -17,5 +18,5 @@ from cahoots_vllm.core.memory.sizes import Change, Sizes, apply_sizes, read_size
 __all__ = [
     "DEFAULT_MEMORY_LIMITS", "GIB", "HOST_KEY", "Answer", "Attempt", "Change", "GiveUp", "Memory",
     "MemoryLimits", "Next", "Room", "Same", "Shortage", "Sizes", "Step", "Wait", "apply_sizes",
-    "begin", "gate", "known_to_fail", "plan", "read_sizes", "used_devices", "worked",
+    "begin", "forgiven", "gate", "known_to_fail", "plan", "read_sizes", "used_devices", "worked",
 ]  # fmt: skip

@@ -42,13 +42,15 @@ def next_sizes(
 def fitted(memory: Memory, share: int, room: Room, limits: MemoryLimits) -> Sizes | None:
     """Return the current sizes at a lower share, None if that may not be tried.
 
-    The context is shortened where it is known that the whole one does not fit there.
+    The context is shortened where it is known that the whole one does not fit there, best to what
+    did fit in as little; else a start there will tell.
     """
     if share >= memory.current.share:
         return None
     sizes = replace(memory.current, share=share)
-    lows = [low for low in _too_little(memory) if low.sizes.share <= share]
-    return _first((sizes, *_shortened(memory, sizes, lows)), memory, room, limits)
+    lows = _too_little(memory)
+    known = _shortened(memory, sizes, [low for low in lows if low.sizes.share <= share])
+    return _first((sizes, *known, *_shortened(memory, sizes, lows)), memory, room, limits)
 
 
 def _first(

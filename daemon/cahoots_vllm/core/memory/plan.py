@@ -128,14 +128,12 @@ def _next(memory: Memory, sizes: Sizes, diagnosis: Diagnosis, now: float) -> Nex
 
 def _learned(memory: Memory, diagnosis: Diagnosis, now: float) -> Memory:
     """Take the failure in: what it says about these sizes."""
-    trait, figures = diagnosis.trait, diagnosis.figures
-    if trait is Trait.LOADING:
+    if diagnosis.trait is Trait.LOADING:
         # The share does not bound the weights: nothing is learned about the sizes.
         return replace(memory, loading_failures=memory.loading_failures + 1)
-    sizes = memory.current
-    if trait is Trait.KV_TOO_SMALL and sizes.max_model_len is None:
-        sizes = replace(sizes, max_model_len=figures.max_model_len)
-    return failed(memory, Attempt(sizes, trait not in _TOO_LITTLE, now, figures.estimated_len))
+    is_less_wanted = diagnosis.trait not in _TOO_LITTLE
+    fits_len = diagnosis.figures.estimated_len
+    return failed(memory, Attempt(memory.current, is_less_wanted, now, fits_len))
 
 
 def _may_load_again(memory: Memory, room: Room) -> bool:

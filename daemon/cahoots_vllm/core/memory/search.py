@@ -22,7 +22,7 @@ _KEPT_ATTEMPTS = 50
 class MemoryLimits:
     """What the search may do (`[memory]` of cahoots-vllm.toml); shares in thousandths.
 
-    `tries` bounds the starts of one search: until a worker was ready or a person acts.
+    `tries` bounds the starts of one search: until a worker was ready for long or a person acts.
     """
 
     adapt: bool = True
@@ -219,4 +219,9 @@ def _says_more(attempt: Attempt, known: Attempt) -> bool:
 
 def worked(memory: Memory) -> Memory:
     """Return the search after a worker with the current sizes was ready."""
-    return replace(memory, has_worked=True, good=memory.current, tries=0, loading_failures=0)
+    return replace(memory, has_worked=True, good=memory.current)
+
+
+def forgiven(memory: Memory) -> Memory:
+    """Return the search after a worker was ready for long: the next failure begins a new one."""
+    return replace(memory, tries=0, loading_failures=0)
