@@ -22,6 +22,7 @@ from cahoots_vllm.control.learned import Learned, MemoryRecord
 from cahoots_vllm.control.log_buffer import LogBuffer
 from cahoots_vllm.control.operations import Caller
 from cahoots_vllm.control.preflight import Preflight
+from cahoots_vllm.control.reload import Reloader
 from cahoots_vllm.control.rotation import Rotation
 from cahoots_vllm.control.settings_source import SettingsSource
 from cahoots_vllm.control.snapshot import StatusReader
@@ -42,6 +43,8 @@ from cahoots_vllm.worker.leftovers import end_leftovers
 from cahoots_vllm.worker.process import WorkerContext
 
 _FAILURE_FIELDS = ("model", "cause", "evidence", "remedy", "action")
+# Who asks where a file or a signal does.
+_SELF = Caller(os.getuid(), os.getpid())
 _LOG = logging.getLogger("cahoots_vllm")
 
 
@@ -92,12 +95,12 @@ class App:
             gpus=gpus,
             source=self._source,
         )
-        handlers = Handlers(
-            self._supervisor, status, self._events, logs, self._learned, self._source
-        )
-        routes = build_routes(handlers)
-        self._api = ApiServer(routes, self._control)
         self._gateway = GatewayServer(self._rotation, settings.gateway, self._gateway_listeners)
+        self._reloader = Reloader(self._source, self._supervisor, self._gateway.apply, self._events)
+        handlers = Handlers(
+            self._supervisor, status, self._events, logs, self._learned, self._reloader
+        )
+        self._api = ApiServer(build_routes(handlers), self._control)
 
     def _build_supervisor(
         self, gpus: NvmlReader, logs: LogBuffer, *, keeps_override: bool
@@ -160,20 +163,14 @@ class App:
             _LOG.warning("ended %d processes that an earlier daemon left behind", count)
         self._state_file.save(worker=None)
 
-    async def _reload(self) -> None:
-        """Reload on SIGHUP; what is wrong is said, and nothing that runs is touched."""
-        try:
-            self._supervisor.reload(await self._source.read(), Caller(os.getuid(), os.getpid()))
-        except CahootsError as error:
-            _LOG.error("cannot reload: %s", error)
-
     async def _until_told_to_stop(self, tasks: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
         signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, signals.put_nowait, signum)
         loop.add_signal_handler(
-            signal.SIGHUP, lambda: tasks.create_task(self._reload(), name="reload")
+            signal.SIGHUP,
+            lambda: tasks.create_task(self._reloader.notice(_SELF), name="reload"),
         )
         signum = await signals.get()
         self._notifier.stopping()
@@ -196,6 +193,8 @@ class App:
             case EventType.PHASE | EventType.PROGRESS:
                 _LOG.info("%s", data["text"])
                 self._notifier.status(str(data["text"]))
+            case EventType.RELOAD:
+                _log_reload(data)
             case EventType.DIAGNOSIS:
                 _log_failure(data)
             case EventType.OPERATION:
@@ -211,6 +210,13 @@ def _log_failure(data: Mapping[str, object]) -> None:
         data["model"], data["cause"], data["evidence"], data["remedy"], data["action"],
         extra={"fields": fields},
     )  # fmt: skip
+
+
+def _log_reload(data: Mapping[str, object]) -> None:
+    if data["error"] is not None:
+        _LOG.error("the settings cannot be used, the last good ones stay: %s", data["error"])
+    else:
+        _LOG.info("settings read again: %s", data["text"])
 
 
 def _log_operation(data: Mapping[str, object]) -> None:

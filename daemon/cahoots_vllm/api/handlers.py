@@ -15,10 +15,11 @@ from cahoots_vllm.control.learned import Learned
 from cahoots_vllm.control.log_buffer import LogBuffer, LogEntry
 from cahoots_vllm.control.memory_status import LessonStatus, lesson_status
 from cahoots_vllm.control.operations import Caller, Operation, operation_view
-from cahoots_vllm.control.settings_source import SettingsSource
+from cahoots_vllm.control.reload import Reloader
 from cahoots_vllm.control.snapshot import StatusReader
 from cahoots_vllm.control.status import Status
 from cahoots_vllm.control.supervisor import Supervisor
+from cahoots_vllm.core.config_view import config_entries
 from cahoots_vllm.core.settings import make_launch_spec
 from cahoots_vllm.core.wire import Phase
 
@@ -38,7 +39,7 @@ class Handlers:
     events: EventHub
     logs: LogBuffer
     learned: Learned
-    source: SettingsSource
+    reloader: Reloader
 
     async def status(self, _request: web.Request) -> web.Response:
         """One snapshot."""
@@ -64,8 +65,18 @@ class Handlers:
 
     async def reload(self, request: web.Request) -> web.Response:
         """Read the settings again and do what the change needs."""
-        settings = await self.source.read()
-        return _accepted(self.supervisor.reload(settings, _caller(request)))
+        return _accepted(await self.reloader.reload(_caller(request)))
+
+    async def config(self, _request: web.Request) -> web.Response:
+        """Every setting with its value and where it comes from; secrets masked."""
+        entries = config_entries(self.supervisor.settings)
+        views = [{"key": e.key, "value": e.value, "origin": e.origin} for e in entries]
+        return web.json_response({"config": views})
+
+    async def config_diff(self, _request: web.Request) -> web.Response:
+        """What a reload would change, key by key."""
+        changes = [dataclasses.asdict(change) for change in await self.reloader.diff()]
+        return web.json_response({"changes": changes})
 
     async def operations(self, _request: web.Request) -> web.Response:
         """The operations that are kept, newest first."""

@@ -11,6 +11,7 @@ from cahoots_vllm.api.routes import Route
 from cahoots_vllm.control.memory_status import LessonStatus
 from cahoots_vllm.control.operations import Operation
 from cahoots_vllm.control.status import Status
+from cahoots_vllm.core.config_view import KeyChange
 
 _REFS = "#/components/schemas/{model}"
 _PARAMETER = re.compile(r"{(\w+)}")
@@ -72,6 +73,19 @@ def _schemas() -> dict[str, object]:
             "type": "object",
             "properties": {"memory": {"type": "array", "items": _ref("LessonStatus")}},
         },
+        "Config": {
+            "type": "object",
+            "properties": {"config": {"type": "array", "items": _ref("ConfigEntry")}},
+        },
+        "ConfigEntry": {
+            "type": "object",
+            "properties": {"key": {"type": "string"}, "value": {}, "origin": {"type": "string"}},
+            "required": ["key", "value", "origin"],
+        },
+        "ConfigDiff": {
+            "type": "object",
+            "properties": {"changes": {"type": "array", "items": _ref("KeyChange")}},
+        },
         "MemoryReset": {"type": "object", "properties": {"forgotten": {"type": "integer"}}},
         "Health": {"type": "object", "properties": {"state": {"type": "string"}}},
         "Problem": {
@@ -87,6 +101,7 @@ def _schemas() -> dict[str, object]:
         ("Status", Status),
         ("Operation", Operation),
         ("LessonStatus", LessonStatus),
+        ("KeyChange", KeyChange),
         ("SwapModelBody", SwapModelBody),
     ):
         schema = TypeAdapter(type_).json_schema(ref_template=_REFS)

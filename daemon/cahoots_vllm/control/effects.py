@@ -7,7 +7,7 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from cahoots_vllm.control.gate import Gate
@@ -203,7 +203,8 @@ class Effects:
             line=lambda text: self._log(generation, text),
             stuck=lambda text: self._on_progress(text, None),
         )
-        worker = Worker(generation, launch, self._parts.context, reports)
+        context = replace(self._parts.context, settings=settings.worker)
+        worker = Worker(generation, launch, context, reports)
         task = tasks.create_task(self._run(worker, settings), name=f"worker {generation}")
         self._running = _Running(worker, task)
 

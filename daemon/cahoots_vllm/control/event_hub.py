@@ -17,6 +17,7 @@ class EventType(StrEnum):
     PROGRESS = "progress"
     DIAGNOSIS = "diagnosis"
     OPERATION = "operation"
+    RELOAD = "reload"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,22 +17,22 @@ class SettingsSource:
         """`load` was called once already, at the start."""
         self._load = load
         self.loaded_at = _now()
+        # Why the last ones could not be used; until good ones are read.
         self.error: str | None = None
 
-    async def read(self) -> Settings:
-        """Return the settings now. Raises CahootsError, which `error` keeps until the next one."""
+    async def peek(self) -> Settings:
+        """Return the settings as they stand in the files now. Raises CahootsError."""
         try:
-            settings = await run_blocking(self._load, deadline_s=_DEADLINE_S)
-        except CahootsError as error:
-            self.error = str(error)
-            raise
+            return await run_blocking(self._load, deadline_s=_DEADLINE_S)
         except TimeoutError as error:
             remedy = "a network disk may be gone; nothing that runs is touched"
-            found = CahootsError(
+            raise CahootsError(
                 Kind.BAD_SETTINGS, "cannot read the settings: no answer from the disk", remedy
-            )
-            self.error = str(found)
-            raise found from error
+            ) from error
+
+    async def read(self) -> Settings:
+        """Return the settings, to be used from now on. Raises CahootsError."""
+        settings = await self.peek()
         self.error, self.loaded_at = None, _now()
         return settings
 

@@ -16,6 +16,7 @@ from cahoots_vllm.control.effects import Effects, Parts
 from cahoots_vllm.control.operations import Caller, Operation, Operations, Target
 from cahoots_vllm.control.rotation import Refusal
 from cahoots_vllm.core.backoff import DEFAULT_LIMITS
+from cahoots_vllm.core.env_values import is_model_name
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.events import Event, Restart, Want
 from cahoots_vllm.core.launch import LaunchSpec
@@ -23,8 +24,6 @@ from cahoots_vllm.core.lifecycle import step
 from cahoots_vllm.core.settings import LOCAL_PROVIDER, Settings, make_launch_spec
 from cahoots_vllm.core.state import State
 from cahoots_vllm.worker.process import Worker
-
-_MAX_MODEL_NAME = 512
 
 
 class Supervisor:
@@ -114,24 +113,29 @@ class Supervisor:
         self._handle(Restart() if self.state.goal is not None else Want(goal))
         return self.operations.get(operation.id)
 
-    def reload(self, settings: Settings, by: Caller) -> Operation:
-        """Take settings that were read again; the worker changes only if it has to.
+    def carried_over(self, settings: Settings) -> Settings:
+        """Return settings that were read again with the live override, while it still holds."""
+        is_same_model = settings.configured_model == self.settings.configured_model
+        return replace(settings, override=self.settings.override if is_same_model else None)
 
-        What a person stopped stays stopped. A failed goal is tried again if anything changed.
-        Raises CahootsError (BUSY, CONFLICT).
+    def adopt(self, settings: Settings, by: Caller) -> Operation | None:
+        """Go on with other settings; the worker changes only if it has to.
+
+        What a person stopped stays stopped. A failed goal is tried again if anything changed. An
+        operation that is under way is superseded where its goal is no longer wanted; None then.
         """
-        old = self.settings
-        settings = _carried_over(settings, old)
+        old, self.settings = self.settings, settings
         is_wanted = self.state.goal is not None or not old.is_local
         goal = self._goal(settings) if settings.is_local and is_wanted else None
-        operation = self._begin("reload", {}, by, Target(goal))
-        self.settings = settings
+        is_free = self.operations.running is None and not self._is_shutting_down
+        operation = self._begin("reload", {}, by, Target(goal)) if is_free else None
         self._remember_override()
-        if settings != old and (goal != self.state.goal or self.state.is_failed):
+        must_act = goal != self.state.goal or self.state.is_failed
+        if settings != old and must_act and not self._is_shutting_down:
             self._handle(Want(goal))
         else:
             self._publish()
-        return self.operations.get(operation.id)
+        return self.operations.get(operation.id) if operation is not None else None
 
     def abort(self, id_: str) -> Operation:
         """End a running operation and want what was wanted before it. Raises CahootsError."""
@@ -228,23 +232,8 @@ class Supervisor:
         )
 
 
-def _carried_over(settings: Settings, old: Settings) -> Settings:
-    """Return new settings with what a reload keeps: the live override, the bound gateway."""
-    is_same_model = settings.configured_model == old.configured_model
-    warnings = settings.warnings
-    if settings.gateway != old.gateway:
-        warnings += ("the gateway's new settings are used from the daemon's next start on",)
-    return replace(
-        settings,
-        override=old.override if is_same_model else None,
-        gateway=old.gateway,
-        warnings=warnings,
-    )
-
-
 def _check_name(model: str) -> None:
-    is_plain = model.isprintable() and model == model.strip() and not model.startswith("-")
-    if not model or len(model) > _MAX_MODEL_NAME or not is_plain:
+    if not is_model_name(model):
         raise CahootsError(
             Kind.BAD_REQUEST,
             "the model's name is empty, too long, or has odd characters",

@@ -3,13 +3,9 @@
 Parsing files is `control.settings_files`; this module only decides.
 """
 
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import urlsplit
 
-from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.launch import (
     CPU_DEFAULT_UTILIZATION,
     DEFAULT_OPTIONS,
@@ -18,13 +14,15 @@ from cahoots_vllm.core.launch import (
     merge_options,
 )
 from cahoots_vllm.core.memory import DEFAULT_MEMORY_LIMITS, MemoryLimits
-from cahoots_vllm.core.secret import Secret, is_secret_name
+from cahoots_vllm.core.secret import Secret
 
 GUIDE_MODEL: Final = "Qwen/Qwen3-32B-Instruct"
 GUIDE_URL: Final = "http://localhost:8001/v1"
 LOCAL_PROVIDER: Final = "local"
-_PASSED_THROUGH = ("VLLM_", "HF_", "CUDA_", "NCCL_")
-_TOKEN_KEYS = ("HUGGINGFACE_API_KEY", "HF_TOKEN")
+
+
+# (key as people know it, where its value comes from); a key that is missing has its default.
+Origins = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +87,7 @@ class Settings:
     engine: EngineInfo
     cache_dir: str
     env_file: str
+    url: str = GUIDE_URL
     override: str | None = None
     gateway: GatewaySettings = GatewaySettings()
     worker: WorkerSettings = WorkerSettings()
@@ -97,7 +96,8 @@ class Settings:
     options: Options = ()
     worker_env: tuple[tuple[str, str], ...] = ()
     secret_env: tuple[tuple[str, Secret], ...] = field(default=(), repr=False)
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+    origins: Origins = field(default=(), repr=False, compare=False)
 
     @property
     def is_local(self) -> bool:
@@ -137,72 +137,4 @@ def make_launch_spec(settings: Settings, model: str) -> LaunchSpec:
         env=settings.worker_env,
         profile=profile.file or None,
         fitted=frozenset(name for name, _ in defaults) - {name for name, _ in explicit},
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class EnvValues:
-    """What `.env` says, in Cahoots' own meaning of the keys (DESIGN §4)."""
-
-    provider: str | None
-    model: str
-    gateway_port: int
-    base_path: str
-    worker_env: tuple[tuple[str, str], ...]
-    secret_env: tuple[tuple[str, Secret], ...]
-    warnings: tuple[str, ...]
-
-
-def read_env(values: Mapping[str, str], env_file: str) -> EnvValues:
-    """Turn the key/value pairs of `.env` into settings; everything else is Cahoots' business.
-
-    Raises CahootsError (BAD_SETTINGS) naming the key, the reason and the remedy.
-    """
-    port, base_path, warnings = _read_url(values.get("LOCAL_LLM_URL") or GUIDE_URL, env_file)
-    passed = {k: v for k, v in values.items() if k.startswith(_PASSED_THROUGH) and v}
-    token = next((values[key] for key in _TOKEN_KEYS if values.get(key)), None)
-    secrets = {k: Secret(v) for k, v in passed.items() if is_secret_name(k)}
-    if token is not None:
-        secrets["HF_TOKEN"] = Secret(token)
-    provider = (values.get("LLM_PROVIDER") or "").strip().lower() or None
-    return EnvValues(
-        provider=provider,
-        model=(values.get("LOCAL_LLM_MODEL") or "").strip() or GUIDE_MODEL,
-        gateway_port=port,
-        base_path=base_path,
-        worker_env=tuple(sorted((k, v) for k, v in passed.items() if k not in secrets)),
-        secret_env=tuple(sorted(secrets.items(), key=lambda pair: pair[0])),
-        warnings=warnings,
-    )
-
-
-def _read_url(url: str, env_file: str) -> tuple[int, str, tuple[str, ...]]:
-    """Return port, base path and warnings of LOCAL_LLM_URL."""
-    try:
-        parts = urlsplit(url)
-        port = 80 if parts.port is None else parts.port
-        host = parts.hostname
-    except ValueError as error:
-        raise _bad_url(url, env_file, str(error)) from error
-    if parts.scheme != "http" or not host or not port:
-        raise _bad_url(url, env_file, "it must be an http URL with a host and a port")
-    warnings: tuple[str, ...] = ()
-    if host != "localhost" and not host.startswith("127.") and host != "::1":
-        warnings = (
-            (
-                f"LOCAL_LLM_URL names {host}; the gateway listens on loopback, which Docker "
-                "Desktop's containers reach and native Docker's do not: those need "
-                "network_mode: host"
-            ),
-        )
-    return port, parts.path.rstrip("/"), warnings
-
-
-def _bad_url(url: str, env_file: str, reason: str) -> CahootsError:
-    # Not taken apart to be shown: what cannot be parsed raises here again.
-    shown = "it" if "@" in url else re.split("[?#]", url, maxsplit=1)[0]
-    return CahootsError(
-        Kind.BAD_SETTINGS,
-        f"cannot use LOCAL_LLM_URL in {env_file}: {shown}: {reason}",
-        f"set it to something like {GUIDE_URL}",
     )

@@ -44,7 +44,7 @@ class Proxy:
     def __init__(self, rotation: Rotation, settings: GatewaySettings) -> None:
         """`rotation` says which worker to ask."""
         self._rotation = rotation
-        self._settings = settings
+        self.settings = settings
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Pass one request on, or answer why not. A client that hangs up cancels this."""
@@ -59,7 +59,7 @@ class Proxy:
         sent = 0
         for attempt in range(_TRIES):
             backend = await self._rotation.backend(
-                timeout_s=self._settings.hold_timeout_s, hold_max=self._settings.hold_max
+                timeout_s=self.settings.hold_timeout_s, hold_max=self.settings.hold_max
             )
             if attempt == 0:
                 body = await _read_if_small(request)  # not before: held requests keep none

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pwd
 import tempfile
 from pathlib import Path
 
@@ -26,19 +27,27 @@ def read_text(path: Path, *, what: str) -> str:
         raise CahootsError(
             Kind.BAD_SETTINGS,
             f"cannot read {what} {path}: {error.strerror}",
-            f"let uid {os.geteuid()} read it: setfacl -m u:{os.geteuid()}:r {path}",
+            f"let user {_user()} read it: setfacl -m u:{_user()}:r {path}",
         ) from error
     if len(raw) > _MAX_BYTES:
         raise CahootsError(
             Kind.BAD_SETTINGS, f"cannot read {what} {path}: larger than 4 MiB", "check the path"
         )
     try:
-        return raw.decode("utf-8")
+        return raw.decode("utf-8-sig")  # editors on Windows put a byte order mark first
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise CahootsError(
             Kind.BAD_SETTINGS, f"cannot read {what} {path}, line {line}: not UTF-8", "mend the line"
         ) from error
+
+
+def _user() -> str:
+    uid = os.geteuid()
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def write_atomically(path: Path, text: str, *, mode: int = 0o600) -> None:

@@ -5,18 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cahoots_vllm.core.env_values import EnvValues, read_env
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.launch import LaunchSpec, build_argv, build_env
 from cahoots_vllm.core.secret import Secret
 from cahoots_vllm.core.settings import (
     GUIDE_MODEL,
+    GUIDE_URL,
     EngineInfo,
-    EnvValues,
     Profile,
     Settings,
     find_profile,
     make_launch_spec,
-    read_env,
 )
 
 ENV_FILE = "/etc/cahoots-vllm/.env"
@@ -40,7 +40,7 @@ CPU_SETTINGS = replace(SETTINGS, engine=EngineInfo("/engine", "0.32.0+cpu"))
 
 
 def _with_env(settings: Settings, **values: str) -> Settings:
-    env = read_env(values, ENV_FILE)
+    env = read_env(values, {}, ENV_FILE)
     return replace(
         settings,
         provider=env.provider,
@@ -166,12 +166,12 @@ def test_changed_variable_is_another_launch_spec() -> None:
 
 
 def test_cahoots_own_key_comes_before_the_hubs() -> None:
-    env = read_env({"HF_TOKEN": "second", "HUGGINGFACE_API_KEY": "first"}, ENV_FILE)
+    env = read_env({"HF_TOKEN": "second", "HUGGINGFACE_API_KEY": "first"}, {}, ENV_FILE)
     assert env.secret_env == (("HF_TOKEN", Secret("first")),)
 
 
 def test_empty_token_is_no_token() -> None:
-    env = read_env({"HUGGINGFACE_API_KEY": "", "HF_TOKEN": "real"}, ENV_FILE)
+    env = read_env({"HUGGINGFACE_API_KEY": "", "HF_TOKEN": "real"}, {}, ENV_FILE)
     assert env.secret_env == (("HF_TOKEN", Secret("real")),)
 
 
@@ -187,6 +187,7 @@ def test_only_the_workers_own_variables_are_passed() -> None:
             "DATABASE_URL": "postgres://u:p@h/d",
             "PATH": "/evil",
         },
+        {},
         ENV_FILE,
     )
     names = [name for name, _ in env.worker_env]
@@ -195,20 +196,21 @@ def test_only_the_workers_own_variables_are_passed() -> None:
 
 
 def test_secrets_among_the_passed_variables_are_kept_apart() -> None:
-    env = read_env({"VLLM_API_KEY": "sk-1", "VLLM_LOGGING_LEVEL": "INFO"}, ENV_FILE)
+    env = read_env({"VLLM_API_KEY": "sk-1", "VLLM_LOGGING_LEVEL": "INFO"}, {}, ENV_FILE)
     assert env.worker_env == (("VLLM_LOGGING_LEVEL", "INFO"),)
     assert env.secret_env == (("VLLM_API_KEY", Secret("sk-1")),)
 
 
 @given(st.permutations(["VLLM_A", "HF_B", "CUDA_C", "HF_TOKEN", "VLLM_D_KEY"]))
 def test_order_of_lines_in_the_file_changes_nothing(names: list[str]) -> None:
-    expected = read_env(dict.fromkeys(sorted(names), "x"), ENV_FILE)
-    assert read_env(dict.fromkeys(names, "x"), ENV_FILE) == expected
+    expected = read_env(dict.fromkeys(sorted(names), "x"), {}, ENV_FILE)
+    assert read_env(dict.fromkeys(names, "x"), {}, ENV_FILE) == expected
 
 
 def test_empty_env_means_the_guides_model_at_the_guides_address_and_no_provider() -> None:
-    assert read_env({}, ENV_FILE) == EnvValues(
+    assert read_env({}, {}, ENV_FILE) == EnvValues(
         provider=None,
+        url=GUIDE_URL,
         model="Qwen/Qwen3-32B-Instruct",
         gateway_port=8001,
         base_path="/v1",
@@ -250,12 +252,12 @@ def test_provider_decides_whether_a_worker_runs(
 def test_loopback_url_gives_the_gateways_port_without_a_warning(
     url: str, port: int, base_path: str
 ) -> None:
-    env = read_env({"LOCAL_LLM_URL": url}, ENV_FILE)
+    env = read_env({"LOCAL_LLM_URL": url}, {}, ENV_FILE)
     assert (env.gateway_port, env.base_path, env.warnings) == (port, base_path, ())
 
 
 def test_another_host_warns_that_containers_may_not_reach_it() -> None:
-    env = read_env({"LOCAL_LLM_URL": "http://host.docker.internal:8001/v1"}, ENV_FILE)
+    env = read_env({"LOCAL_LLM_URL": "http://host.docker.internal:8001/v1"}, {}, ENV_FILE)
     (warning,) = env.warnings
     assert "host.docker.internal" in warning
     assert "network_mode: host" in warning
@@ -277,7 +279,7 @@ def test_another_host_warns_that_containers_may_not_reach_it() -> None:
 )
 def test_bad_url_is_refused_with_key_file_and_remedy(url: str) -> None:
     with pytest.raises(CahootsError) as caught:
-        read_env({"LOCAL_LLM_URL": url}, ENV_FILE)
+        read_env({"LOCAL_LLM_URL": url}, {}, ENV_FILE)
     assert caught.value.kind is Kind.BAD_SETTINGS
     assert f"cannot use LOCAL_LLM_URL in {ENV_FILE}" in caught.value.message
     assert "http://localhost:8001/v1" in caught.value.remedy
@@ -286,7 +288,7 @@ def test_bad_url_is_refused_with_key_file_and_remedy(url: str) -> None:
 @given(st.text() | st.from_regex(r"http://[a-z\[\]:@/.0-9]*"))
 def test_any_url_is_read_or_refused(url: str) -> None:
     with contextlib.suppress(CahootsError):
-        assert 0 < read_env({"LOCAL_LLM_URL": url}, ENV_FILE).gateway_port < 65536
+        assert 0 < read_env({"LOCAL_LLM_URL": url}, {}, ENV_FILE).gateway_port < 65536
 
 
 @pytest.mark.parametrize(
@@ -299,7 +301,7 @@ def test_any_url_is_read_or_refused(url: str) -> None:
 )
 def test_password_in_a_bad_url_is_not_repeated(url: str) -> None:
     with pytest.raises(CahootsError) as caught:
-        read_env({"LOCAL_LLM_URL": url}, ENV_FILE)
+        read_env({"LOCAL_LLM_URL": url}, {}, ENV_FILE)
     assert "pa55word" not in str(caught.value)
 
 

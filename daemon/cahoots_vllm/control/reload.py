@@ -1,0 +1,79 @@
+"""Settings read again: what changed, what it does, and the last good ones where it cannot be used.
+
+One reload at a time. Nothing that runs is touched before everything was validated.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from cahoots_vllm.control.event_hub import EventHub, EventType
+from cahoots_vllm.control.operations import Caller, Operation
+from cahoots_vllm.control.settings_source import SettingsSource
+from cahoots_vllm.control.supervisor import Supervisor
+from cahoots_vllm.core.config_view import KeyChange, config_changes
+from cahoots_vllm.core.errors import CahootsError
+from cahoots_vllm.core.settings import GatewaySettings
+
+ApplyGateway = Callable[[GatewaySettings], Awaitable[None]]
+
+
+class Reloader:
+    """Reads, compares, and hands new settings to whom they concern."""
+
+    def __init__(
+        self,
+        source: SettingsSource,
+        supervisor: Supervisor,
+        apply_gateway: ApplyGateway,
+        events: EventHub,
+    ) -> None:
+        """`apply_gateway` raises CahootsError when a new address cannot be listened on."""
+        self._source = source
+        self._supervisor = supervisor
+        self._apply_gateway = apply_gateway
+        self._events = events
+        self._lock = asyncio.Lock()
+
+    async def reload(self, by: Caller) -> Operation:
+        """Do what a person asked for.
+
+        Raises CahootsError: BUSY and CONFLICT, or what is wrong with the settings.
+        """
+        self._supervisor.operations.refuse_if_busy()
+        operation = await self._take(by)
+        return operation or self._supervisor.operations.newest_first()[0]
+
+    async def notice(self, by: Caller) -> None:
+        """Do what an edited file asks for; a newer one supersedes what is under way."""
+        try:
+            await self._take(by)
+        except CahootsError:
+            return  # said in status and by an event
+
+    async def diff(self) -> tuple[KeyChange, ...]:
+        """Return what a reload would change. Raises CahootsError."""
+        new = await self._source.peek()
+        return config_changes(self._supervisor.settings, self._supervisor.carried_over(new))
+
+    async def _take(self, by: Caller) -> Operation | None:
+        async with self._lock:
+            try:
+                settings = self._supervisor.carried_over(await self._source.read())
+                await self._apply_gateway(settings.gateway)
+            except CahootsError as error:
+                self._source.error = str(error)
+                self._events.publish(
+                    EventType.RELOAD, {"error": str(error), "changes": [], "text": str(error)}
+                )
+                raise
+            changes = config_changes(self._supervisor.settings, settings)
+            self._tell(changes)
+            return self._supervisor.adopt(settings, by)
+
+    def _tell(self, changes: tuple[KeyChange, ...]) -> None:
+        views = [
+            {"key": c.key, "before": c.before, "after": c.after, "effect": c.effect.value}
+            for c in changes
+        ]
+        said = "; ".join(f"{c.key}: {c.effect}" for c in changes) or "nothing changed"
+        self._events.publish(EventType.RELOAD, {"error": None, "changes": views, "text": said})

@@ -1,0 +1,180 @@
+"""The grammar of `cahoots-vllm.toml` and of the profiles: parsed once, at the edge.
+
+Every mistake is a CahootsError (BAD_SETTINGS) with file, line, key, reason and the nearest name.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from cahoots_vllm.core.errors import CahootsError, Kind
+from cahoots_vllm.core.launch import RESERVED_OPTIONS, Options, OptionValue
+from cahoots_vllm.core.memory import MemoryLimits
+from cahoots_vllm.host.files import read_text
+
+_SHARE_UNIT = 1000  # the core counts shares in thousandths
+_OPTION_NAME = re.compile(r"^[a-z][a-z0-9.-]*$")
+_TABLE = re.compile(r"^\s*\[([^\[\]]+)\]\s*(?:#.*)?$")
+_KEY = re.compile(r"^\s*\"?([\w.-]+)\"?\s*=")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Gateway(_Strict):
+    listen: tuple[str, ...] = Field(("127.0.0.1", "::1"), min_length=1)
+    hold_timeout_s: float = Field(600.0, ge=1, le=86400)
+    hold_max: int = Field(1000, ge=0, le=100_000)
+    drain_timeout_s: float = Field(120.0, ge=0, le=3600)
+
+    @field_validator("listen")
+    @classmethod
+    def _loopback_only(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not ip_address(host).is_loopback:
+                message = f"{host} is beyond loopback: anyone who reaches it could use the model"
+                raise ValueError(message)
+        return hosts
+
+
+class _Worker(_Strict):
+    start_silence_s: float = Field(300.0, ge=1, le=86400)
+    stop_grace_s: float = Field(10.0, ge=0, le=600)
+    health_interval_s: float = Field(5.0, ge=0.1, le=600)
+
+
+class _Memory(_Strict):
+    adapt: bool = True
+    floor: float = Field(0.50, ge=0.01, le=1.0)
+    step: float = Field(0.05, ge=0.01, le=0.5)
+    min_context: int = Field(8192, ge=1)
+
+    def limits(self) -> MemoryLimits:
+        return MemoryLimits(
+            adapt=self.adapt,
+            floor=round(self.floor * _SHARE_UNIT),
+            step=round(self.step * _SHARE_UNIT),
+            min_context=self.min_context,
+        )
+
+
+class _Engine(_Strict):
+    path: Path | None = None
+
+
+class ConfigFile(_Strict):
+    """`cahoots-vllm.toml`."""
+
+    env_file: Path | None = None
+    engine: _Engine = _Engine()
+    gateway: _Gateway = _Gateway()
+    worker: _Worker = _Worker()
+    memory: _Memory = _Memory()
+    options: dict[str, bool | int | float | str | tuple[str, ...]] = {}
+
+
+class ProfileFile(_Strict):
+    """A file of `models.d/`."""
+
+    name: str = Field(min_length=1)
+    source: str | None = None
+    revision: str | None = None
+    options: dict[str, bool | int | float | str | tuple[str, ...]] = {}
+
+
+def refuse_nul(text: str, path: Path) -> None:
+    """Raise CahootsError for a zero byte: no argument or environment of a process can hold one."""
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise CahootsError(
+            Kind.BAD_SETTINGS, f"cannot use {path}, line {line}: a zero byte", "mend the line"
+        )
+
+
+_Parsed = TypeVar("_Parsed", ConfigFile, ProfileFile)
+
+
+def parse_toml(path: Path, model: type[_Parsed], what: str) -> _Parsed:
+    """Return a TOML file as the model. Raises CahootsError (BAD_SETTINGS)."""
+    text = read_text(path, what=what)
+    refuse_nul(text.replace("\\u0000", "\0"), path)
+    try:
+        return model.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise CahootsError(
+            Kind.BAD_SETTINGS, f"cannot read {path}: {error}", "mend the line"
+        ) from error
+    except ValidationError as error:
+        raise _explain(path, text, model, error) from error
+
+
+def _explain(
+    path: Path,
+    text: str,
+    model: type[BaseModel],
+    error: ValidationError,
+) -> CahootsError:
+    first = error.errors(include_url=False)[0]
+    place, kind, message = first["loc"], first["type"], first["msg"]
+    key = ".".join(str(part) for part in place)
+    near = difflib.get_close_matches(key.rpartition(".")[2], list(_known_keys(model)), n=1)
+    hint = f"; did you mean {near[0]}?" if near and kind == "extra_forbidden" else ""
+    return CahootsError(
+        Kind.BAD_SETTINGS,
+        f"cannot use {path}{at_line(text, place)}: {key}: {message}",
+        f"correct or remove the key{hint}",
+    )
+
+
+def at_line(text: str, place: tuple[int | str, ...]) -> str:
+    """Return ", line N" for a key of a TOML text, "" where it cannot be found."""
+    names = [str(part) for part in place if isinstance(part, str)]
+    if not names:
+        return ""
+    table = ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = _TABLE.match(line)
+        if header:
+            table = header[1].strip()
+            if table == ".".join(names):
+                return f", line {number}"
+        written = _KEY.match(line)
+        if written and ".".join(filter(None, (table, written[1]))) == ".".join(names):
+            return f", line {number}"
+    return ""
+
+
+def _known_keys(model: type[BaseModel]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _known_keys(field.annotation)
+
+
+def read_options(table: Mapping[str, OptionValue], path: Path) -> Options:
+    """Return `vllm serve` options. Raises CahootsError for a name that cannot be one."""
+    found: dict[str, OptionValue] = {}
+    for written, value in table.items():
+        # vLLM takes both spellings; two of them must not become two options.
+        name = written.replace("_", "-")
+        if name in RESERVED_OPTIONS:
+            raise CahootsError(
+                Kind.BAD_SETTINGS,
+                f"cannot use {path}: options.{name}: the daemon sets it itself",
+                "remove the key",
+            )
+        if not _OPTION_NAME.match(name):
+            raise CahootsError(
+                Kind.BAD_SETTINGS,
+                f"cannot use {path}: options.{written}: not an option name",
+                "use vllm serve's long name without dashes, e.g. max-model-len",
+            )
+        found[name] = value
+    return tuple(found.items())

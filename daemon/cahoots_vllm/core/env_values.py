@@ -1,0 +1,150 @@
+"""What `.env` says, in Cahoots' own meaning of the keys (DESIGN §4); not how it is read."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from cahoots_vllm.core.errors import CahootsError, Kind
+from cahoots_vllm.core.secret import Secret, is_secret_name
+from cahoots_vllm.core.settings import GUIDE_MODEL, GUIDE_URL, LOCAL_PROVIDER
+
+_PROVIDER, _MODEL, _URL = "LLM_PROVIDER", "LOCAL_LLM_MODEL", "LOCAL_LLM_URL"
+_PASSED_THROUGH = ("VLLM_", "HF_", "CUDA_", "NCCL_")
+_MAX_MODEL_NAME = 512
+# How alike two words are (difflib): "lcoal" and "local" 0.8, "ollama" and "local" 0.4.
+_SLIP, _NEARLY = 0.8, 0.9
+_TOKEN_KEYS = ("HUGGINGFACE_API_KEY", "HF_TOKEN")
+
+
+@dataclass(frozen=True, slots=True)
+class EnvValues:
+    """What `.env` says, in Cahoots' own meaning of the keys (DESIGN §4)."""
+
+    provider: str | None
+    model: str
+    url: str
+    gateway_port: int
+    base_path: str
+    worker_env: tuple[tuple[str, str], ...]
+    secret_env: tuple[tuple[str, Secret], ...]
+    warnings: tuple[str, ...]
+
+
+def read_env(values: Mapping[str, str], lines: Mapping[str, int], env_file: str) -> EnvValues:
+    """Turn the key/value pairs of `.env` into settings; everything else is Cahoots' business.
+
+    `lines` has the line of each key. Raises CahootsError (BAD_SETTINGS) naming the line, the key,
+    the reason and the remedy.
+    """
+    places = _Places(env_file, lines)
+    url = values.get(_URL) or GUIDE_URL
+    port, base_path, warnings = _read_url(url, places)
+    passed = {k: v for k, v in values.items() if k.startswith(_PASSED_THROUGH) and v}
+    secrets = {k: Secret(v) for k, v in passed.items() if is_secret_name(k)}
+    secrets |= _read_token(values, places)
+    provider = _read_provider(values, places)
+    return EnvValues(
+        provider=provider,
+        model=_read_model(values, places),
+        url=url,
+        gateway_port=port,
+        base_path=base_path,
+        worker_env=tuple(sorted((k, v) for k, v in passed.items() if k not in secrets)),
+        secret_env=tuple(sorted(secrets.items(), key=lambda pair: pair[0])),
+        warnings=warnings + _typos(values, places),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where the keys of a `.env` stand."""
+
+    file: str
+    lines: Mapping[str, int]
+
+    def bad(self, key: str, reason: str, remedy: str) -> CahootsError:
+        return CahootsError(
+            Kind.BAD_SETTINGS, f"cannot use {key} in {self.of(key)}: {reason}", remedy
+        )
+
+    def of(self, key: str) -> str:
+        number = self.lines.get(key)
+        return f"{self.file}, line {number}" if number is not None else self.file
+
+
+def _read_provider(values: Mapping[str, str], places: _Places) -> str | None:
+    provider = (values.get(_PROVIDER) or "").strip().lower() or None
+    # Any other provider stops the worker: a slip of the pen must not.
+    if provider not in {None, LOCAL_PROVIDER} and difflib.get_close_matches(
+        provider or "", [LOCAL_PROVIDER], cutoff=_SLIP
+    ):
+        reason = f"{provider!r} is no provider, and nearly {LOCAL_PROVIDER!r}"
+        raise places.bad(_PROVIDER, reason, f"did you mean {LOCAL_PROVIDER}?")
+    return provider
+
+
+def _read_model(values: Mapping[str, str], places: _Places) -> str:
+    model = (values.get(_MODEL) or "").strip() or GUIDE_MODEL
+    if not is_model_name(model):
+        remedy = "give ORG/NAME, a profile's name or the absolute path of a model directory"
+        reason = "too long, or with odd characters"
+        raise places.bad(_MODEL, reason, remedy)
+    return model
+
+
+def is_model_name(model: str) -> bool:
+    """Whether a text can name a model: it becomes an argument and a part of URLs and paths."""
+    is_plain = model.isprintable() and model == model.strip() and not model.startswith("-")
+    return bool(model) and len(model) <= _MAX_MODEL_NAME and is_plain
+
+
+def _read_token(values: Mapping[str, str], places: _Places) -> dict[str, Secret]:
+    key = next((key for key in _TOKEN_KEYS if values.get(key)), None)
+    if key is None:
+        return {}
+    token = values[key].strip()
+    if not (token.isascii() and token.isprintable() and " " not in token):
+        # Not shown, not even in part.
+        raise places.bad(key, "a token has no blanks and no odd characters", "paste it once more")
+    return {"HF_TOKEN": Secret(token)} if token else {}
+
+
+def _typos(values: Mapping[str, str], places: _Places) -> tuple[str, ...]:
+    """Name keys that are nearly ours: `.env` has many of Cahoots' own, so it is no error."""
+    ours = (_PROVIDER, _URL, _MODEL, _TOKEN_KEYS[0])
+    found = []
+    for key in values:
+        near = difflib.get_close_matches(key.upper(), ours, n=1, cutoff=_NEARLY)
+        if near and key not in ours:
+            found.append(f"{places.of(key)}: {key} means nothing here; did you mean {near[0]}?")
+    return tuple(found)
+
+
+def _read_url(url: str, places: _Places) -> tuple[int, str, tuple[str, ...]]:
+    """Return port, base path and warnings of LOCAL_LLM_URL."""
+    try:
+        parts = urlsplit(url)
+        port = 80 if parts.port is None else parts.port
+        host = parts.hostname
+    except ValueError as error:
+        raise _bad_url(url, places, str(error)) from error
+    if parts.scheme != "http" or not host or not port:
+        raise _bad_url(url, places, "it must be an http URL with a host and a port")
+    warnings: tuple[str, ...] = ()
+    if host != "localhost" and not host.startswith("127.") and host != "::1":
+        warnings = (
+            (
+                f"LOCAL_LLM_URL names {host}; the gateway listens on loopback, which Docker "
+                "Desktop's containers reach and native Docker's do not: those need "
+                "network_mode: host"
+            ),
+        )
+    return port, parts.path.rstrip("/"), warnings
+
+
+def _bad_url(url: str, places: _Places, reason: str) -> CahootsError:
+    # Not taken apart to be shown: what cannot be parsed raises here again.
+    shown = "it" if "@" in url else re.split("[?#]", url, maxsplit=1)[0]
+    return places.bad(_URL, f"{shown}: {reason}", f"set it to something like {GUIDE_URL}")
