@@ -6,7 +6,9 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from fake_vllm import gpu_memory
 from fake_vllm import options as command_line
 from fake_vllm.options import USAGE, ServeOptions
 from fake_vllm.processes import Processes
@@ -25,13 +27,20 @@ def main(argv: Sequence[str], *, version: str) -> None:
     if argv[:1] != ["serve"]:
         sys.stderr.write(f"{USAGE}vllm: error: argument subparser: invalid choice\n")
         sys.exit(2)
+    if argv[1:] == ["--help=all"]:
+        # The option lines of vLLM 0.32's own answer.
+        sys.stdout.write((Path(__file__).parent / "help.txt").read_text(encoding="utf-8"))
+        return
     options = command_line.parse(argv[1:])
-    behaviour = next_behaviour(argv, (options.model, *options.served_names))
+    scripted = next_behaviour(argv, (options.model, *options.served_names))
+    behaviour, figures = gpu_memory.take_in(scripted, options)
     signal.alarm(behaviour.life_s)
     if behaviour.ignore_sigterm:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     transcript = Transcript(behaviour.log, _values(options, behaviour, version))
+    transcript.values.update(figures)
     bound, processes = Startup(options, behaviour, transcript).run()
+    gpu_memory.hold(behaviour, options, processes.engine_pid)
     asyncio.run(_serve(options, behaviour, transcript, processes, bound))
 
 

@@ -99,7 +99,8 @@ class Processes:
 
     def _start_engine(self, request: int, reply: int, tracker: int) -> subprocess.Popen[bytes]:
         # With a real log to play, the children have nothing of their own to say.
-        death = "" if self._behaviour.log else (LOGS / "worker_death.log").read_text("utf-8")
+        is_real = self._behaviour.log is not None and not self._behaviour.log.startswith("gpu/")
+        death = "" if is_real else (LOGS / "worker_death.log").read_text("utf-8")
         orders: dict[str, object] = {
             "role": "engine",
             "library": _LIBRARY,

@@ -39,8 +39,12 @@ class Behaviour:
     die_at: Phase | None = None
     exit_code: int = 1  # negative: the main process is gone by that signal, its children stay
     hang_at: Phase | None = None
-    log: str | None = None  # a name in logs/, played byte for byte instead of our own lines
+    # A name in logs/, played byte for byte instead of our own lines; "gpu/..." is a template.
+    log: str | None = None
     max_model_len: int = 2048  # the model's own, and what `auto` finds
+    # The fields of gpu_memory.Needs that differ: what a start does then follows from them, from its
+    # options and from the GPUs of tests/fake_nvml.
+    memory: Mapping[str, float] | None = None
     # Signals.
     swallow_sigterm: bool = True
     ignore_sigterm: bool = False
@@ -81,6 +85,8 @@ class Start:
 _FAILURES: Mapping[str, tuple[Phase | None, int]] = {
     "bad_arguments": ("imports", 2),
     "corrupt_weights": ("kv_cache", 1),
+    "cuda_driver": ("imports", 1),
+    "disk_full": ("kv_cache", 1),
     "engine_dead_other": (None, 0),
     "gpu_oom_startup_free": ("worker", 1),
     "host_oom_serving": (None, 0),

@@ -7,21 +7,22 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import get_args
 
+from fake_vllm import gpu_log
 from fake_vllm.script import LOGS, Phase
 
 PHASES: tuple[Phase, ...] = get_args(Phase)
 # The first line of each phase. Lines of a process that has not named itself yet ("Triton is
 # installed") stay with the phase before.
-_MARKS: Mapping[Phase, str] = {
-    "arguments": "[api_utils.py:",
-    "config": "Resolved architecture",
-    "engine": "Initializing a V1 LLM engine",
-    "worker": "world_size=1 rank=",
-    "load": "Starting to load model",
-    "kv_cache": "[cpu_worker.py:260]",
-    "warm_up": "init engine (",
-    "api": "Supported tasks",
-    "ready": "Started server process",
+_MARKS: Mapping[Phase, tuple[str, ...]] = {
+    "arguments": ("[api_utils.py:",),
+    "config": ("Resolved architecture",),
+    "engine": ("Initializing a V1 LLM engine",),
+    "worker": ("world_size=1 rank=",),
+    "load": ("Starting to load model",),
+    "kv_cache": ("[cpu_worker.py:260]", "[gpu_worker.py:759]"),
+    "warm_up": ("init engine (",),
+    "api": ("Supported tasks",),
+    "ready": ("Started server process",),
 }
 _STARTED = "Application startup complete."
 _STDOUT, _STDERR = 1, 2
@@ -31,9 +32,12 @@ class Transcript:
     """The log of one life. Whatever was played is not played again."""
 
     def __init__(self, log: str | None, values: dict[str, object]) -> None:
-        self.is_verbatim = log is not None
+        gpu = (log or "").removeprefix(gpu_log.PREFIX) if _is_gpu(log) else None
+        self.is_verbatim = log is not None and gpu is None
         self.values = values
-        self._chunks, self._serving = _split(_read(log or "startup"))
+        lines = _read(log or "startup") if gpu is None else _gpu_start(gpu)
+        self._chunks, self._serving = _split(lines)
+        self._last_words = [] if gpu is None else gpu_log.death_lines(gpu)
 
     def play(self, phase: Phase, delay_s: float, pause: Callable[[float], None]) -> None:
         """Write the lines of a phase, spreading the delay over its progress bar if it has one."""
@@ -55,8 +59,9 @@ class Transcript:
 
     def play_death(self) -> None:
         """Write how a serving engine died: the real log's end, or our own."""
-        lines = self._serving if self.is_verbatim else _read("engine_death")
-        self._serving = []
+        own = [*self._last_words, *_read("engine_death")]
+        lines = self._serving if self.is_verbatim else own
+        self._serving, self._last_words = [], []
         for line in lines:
             self._write(line)
 
@@ -85,9 +90,22 @@ def fill(line: str, values: Mapping[str, object]) -> str:
 def _read(name: str) -> list[str]:
     # Continuation lines of one record are parted by "\r\n": no newline translation here.
     text = (LOGS / f"{name}.log").read_bytes().decode()
-    if name == "startup" and os.environ.get("VLLM_DISABLE_LOG_LOGO") == "1":
+    if name == "startup" and _has_no_logo():
         return _without_logo(text)
     return _lines(text)
+
+
+def _is_gpu(log: str | None) -> bool:
+    return log is not None and log.startswith(gpu_log.PREFIX)
+
+
+def _gpu_start(name: str) -> list[str]:
+    lines = gpu_log.start_lines(name)
+    return _without_logo("".join(lines)) if _has_no_logo() else lines
+
+
+def _has_no_logo() -> bool:
+    return os.environ.get("VLLM_DISABLE_LOG_LOGO") == "1"
 
 
 def _lines(text: str) -> list[str]:
@@ -109,7 +127,7 @@ def _split(lines: list[str]) -> tuple[dict[Phase, list[str]], list[str]]:
     phase: Phase = "imports"
     for index, line in enumerate(lines):
         for later in PHASES[PHASES.index(phase) + 1 :]:
-            if _MARKS[later] in line:
+            if any(mark in line for mark in _MARKS[later]):
                 phase = later
                 break
         chunks[phase].append(line)

@@ -1,6 +1,7 @@
 """The fixtures; every test here is bounded in time, and none may leave a process."""
 
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import pytest
 from cahoots_vllm.host.children import become_subreaper
 
 from .harness import Daemon
+from .scripted_gpus import ScriptedGpus
 from .stub_hub import StubHub, running_hub
 
 _HERE = Path(__file__).parent
@@ -48,6 +50,28 @@ def daemon(tmp_path: Path, _subreaper: None) -> Iterator[Daemon]:
     """A daemon with its files in place, not started yet."""
     with _prepared(tmp_path) as one:
         yield one
+
+
+@pytest.fixture
+def gpus(tmp_path: Path) -> ScriptedGpus:
+    """One free GPU of 24 GiB, until told otherwise."""
+    return ScriptedGpus(tmp_path / "gpus.json")
+
+
+@pytest.fixture
+def gpu_daemon(daemon: Daemon, gpus: ScriptedGpus) -> Daemon:
+    """A daemon with a GPU engine that sees `gpus`, not started yet."""
+    daemon.give_gpus(gpus)
+    return daemon
+
+
+@pytest.fixture
+def holder(gpu_daemon: Daemon) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is none of the daemon's business, and gone when the daemon ends."""
+    process = gpu_daemon.process_of_another()
+    yield process
+    process.kill()
+    process.wait(5)
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,8 @@ from cahoots_vllm.host.children import own_children
 from fake_vllm.engine_dir import make_engine
 from fake_vllm.script import Behaviour, starts, write_script
 
+from .scripted_gpus import ScriptedGpus
+
 Json = dict[str, Any]
 _T = TypeVar("_T")
 
@@ -173,6 +175,16 @@ class Daemon:
         profile = f'name = "{name}"\nsource = "{directory}"\n'
         (self.config / "models.d" / f"{short}.toml").write_text(profile)
         return directory
+
+    def give_gpus(self, gpus: ScriptedGpus) -> None:
+        """Let the engine be a GPU engine, and the daemon see these GPUs."""
+        self.engine = make_engine(self.root / "gpu-engine", version="0.32.0")
+        path = f"{gpus.environment['PYTHONPATH']}:{_SOURCES}"
+        self.environment |= gpus.environment | {"PYTHONPATH": path}
+
+    def play_next(self, *behaviours: Behaviour) -> None:
+        """Say what the starts to come do, whatever was started before."""
+        self.play(*[Behaviour()] * self.started(), *behaviours)
 
     def play(self, *behaviours: Behaviour, **by_model: dict[str, object]) -> None:
         """Say what each start of the engine does; `a` and `b` override it for `org/a`, `org/b`."""
@@ -401,6 +413,10 @@ class Daemon:
         """Return what the engine was started with last."""
         return starts(self.script)[-1].argv
 
+    def started_with(self, option: str) -> list[str | None]:
+        """Return an option's value at each start, None where it was not given."""
+        return [_option(start.argv, option) for start in starts(self.script)]
+
     def is_downloader(self, pid: int) -> bool:
         return "hub_fetch" in process_tree.title(pid)
 
@@ -434,6 +450,11 @@ class Daemon:
     def started(self) -> int:
         """Return how many times the engine was started."""
         return len(starts(self.script))
+
+
+def _option(argv: list[str], name: str) -> str | None:
+    option = f"--{name}"
+    return argv[argv.index(option) + 1] if option in argv else None
 
 
 def _if_over(operation: Json) -> Json | None:

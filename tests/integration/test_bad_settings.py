@@ -55,7 +55,7 @@ def test_bad_configuration(daemon: Daemon, text: str, parts: tuple[str, ...]) ->
 
 def test_bad_profile(daemon: Daemon) -> None:
     (daemon.config / "models.d" / "bad.toml").write_text('name = "x"\nsuorce = "y"\n')
-    assert_refuses(daemon, 78, "bad.toml: suorce", "did you mean source?")
+    assert_refuses(daemon, 78, "bad.toml, line 2: suorce", "did you mean source?")
 
 
 @pytest.mark.parametrize("url", ["https://localhost/v1", "localhost:8001", "http://localhost:x/"])
