@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 from cahoots_vllm.api.handlers import Handlers
 from cahoots_vllm.api.routes import build_routes
@@ -39,6 +40,7 @@ from cahoots_vllm.host.hub import ProcessHub
 from cahoots_vllm.host.kernel_log import KernelLog
 from cahoots_vllm.host.notify import Notifier
 from cahoots_vllm.host.paths import Paths
+from cahoots_vllm.host.watch import FileWatch
 from cahoots_vllm.worker.leftovers import end_leftovers
 from cahoots_vllm.worker.process import WorkerContext
 
@@ -88,12 +90,14 @@ class App:
             raise
         gpus = NvmlReader()
         self._supervisor = self._build_supervisor(gpus, logs, keeps_override=keeps_override)
+        self._watch = FileWatch(self._watched_files)
         status = StatusReader(
             supervisor=self._supervisor,
             rotation=self._rotation,
             state_file=self._state_file,
             gpus=gpus,
             source=self._source,
+            watch=self._watch,
         )
         self._gateway = GatewayServer(self._rotation, settings.gateway, self._gateway_listeners)
         self._reloader = Reloader(self._source, self._supervisor, self._gateway.apply, self._events)
@@ -101,6 +105,11 @@ class App:
             self._supervisor, status, self._events, logs, self._learned, self._reloader
         )
         self._api = ApiServer(build_routes(handlers), self._control)
+
+    def _watched_files(self) -> tuple[Path, ...]:
+        """Return what settings are read from now; a reload may name another `.env`."""
+        paths = self._paths
+        return (Path(self._supervisor.settings.env_file), paths.config, *paths.profile_dirs)
 
     def _build_supervisor(
         self, gpus: NvmlReader, logs: LogBuffer, *, keeps_override: bool
@@ -144,11 +153,13 @@ class App:
             await self._api.start()
             await self._gateway.start()
             supervision = tasks.create_task(self._supervisor.run(), name="supervisor")
+            watching = tasks.create_task(self._reloader.watch(self._watch, _SELF), name="watch")
             self._notifier.ready()
             _LOG.info("listening at %s", " and ".join(self._settings.gateway.endpoints))
             for warning in self._settings.warnings:
                 _LOG.warning("%s", warning)
             await self._until_told_to_stop(tasks)
+            watching.cancel()
             supervision.cancel()
         await self._gateway.stop()
         await self._api.stop()

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import json
 import os
 import resource
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from cahoots_vllm import __version__
 from cahoots_vllm.control.log_buffer import LogBuffer
+from cahoots_vllm.control.settings_check import check_settings
 from cahoots_vllm.control.settings_files import CommandLine, load_settings
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.wire import ExitCode
@@ -23,6 +25,8 @@ _HIGHEST_PORT = 65535
 def main() -> None:
     """Run the daemon; exit 0 after a clean stop, 78 for settings that can never work, else 1."""
     arguments = _parser().parse_args()
+    if arguments.check is not None:
+        sys.exit(_check(arguments))
     logs = LogBuffer()
     set_up_logging(logs, is_verbose=arguments.verbose)
     try:
@@ -33,6 +37,19 @@ def main() -> None:
         sys.exit(code)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)  # before the daemon took over the signals: nothing runs yet
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    """Validate the settings, or just some files; exit 0 when nothing is wrong, else 1."""
+    line = CommandLine(arguments.env_file, arguments.engine, arguments.model, arguments.port)
+    findings = check_settings(_paths(arguments), line, arguments.check)
+    if arguments.json:
+        sys.stdout.write(json.dumps([dict(finding.view) for finding in findings]) + "\n")
+    for finding in findings if not arguments.json else ():
+        sys.stdout.write(f"{finding.error or f'{finding.what}: ok'}\n")
+        texts = [finding.remedy, *(f"warning: {text}" for text in finding.warnings)]
+        sys.stdout.write("".join(f"  {text}\n" for text in texts if text))
+    return ExitCode.FAILED if any(finding.error for finding in findings) else ExitCode.DONE
 
 
 def _serve(arguments: argparse.Namespace, logs: LogBuffer) -> None:
@@ -89,6 +106,11 @@ def _parser() -> argparse.ArgumentParser:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--system", action="store_true", help="paths of the systemd service")
     mode.add_argument("--user", action="store_true", help="paths of this user (default)")
+    parser.add_argument(
+        "--check", type=Path, nargs="*", metavar="FILE",
+        help="validate the settings, or just these files, and exit",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="with --check: answer in JSON")
     parser.add_argument("--config", type=Path, metavar="FILE", help="another cahoots-vllm.toml")
     parser.add_argument("--env-file", type=Path, metavar="FILE", help="another .env")
     parser.add_argument("--engine", type=Path, metavar="DIR", help="the engine for this run")

@@ -15,11 +15,16 @@ class SwapModelBody(BaseModel):
 
     model: str | None = None
     reset: bool = False
+    # Write the model into `.env` instead of keeping an override.
+    save: bool = False
 
     @model_validator(mode="after")
     def _one_of_both(self) -> "SwapModelBody":
         if (self.model is None) is not self.reset:
             message = 'give either "model" or "reset": true'
+            raise ValueError(message)
+        if self.save and self.reset:
+            message = '"save" goes with "model"'
             raise ValueError(message)
         return self
 

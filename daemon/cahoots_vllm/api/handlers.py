@@ -49,6 +49,8 @@ class Handlers:
     async def swap_model(self, request: web.Request) -> web.Response:
         """Serve another model."""
         body = await read_swap_model(request)
+        if body.save and body.model is not None:
+            return _accepted(await self.reloader.save_model(body.model, _caller(request)))
         return _accepted(self.supervisor.swap_model(body.model, _caller(request)))
 
     async def start(self, request: web.Request) -> web.Response:

@@ -43,7 +43,7 @@ from cahoots_vllm.core.launch import LaunchSpec, build_env, inherited_env
 from cahoots_vllm.core.log_line import parse_line
 from cahoots_vllm.core.memory import used_devices
 from cahoots_vllm.core.phases import StartProgress
-from cahoots_vllm.core.secret import is_secret_name
+from cahoots_vllm.core.secret import is_secret_name, mask
 from cahoots_vllm.core.settings import Settings
 from cahoots_vllm.worker.leftovers import mark_worker
 from cahoots_vllm.worker.process import Reports, Worker, WorkerContext
@@ -174,7 +174,9 @@ class Effects:
         except OSError as error:  # a TimeoutError is one too
             result = _unreadable(goal, error)
         if isinstance(result, Diagnosis):
-            self._send(CheckFailed(goal, result))
+            # A hub, or a library, may repeat what it was asked with.
+            words = mask(result.evidence, (secret for _, secret in settings.secret_env))
+            self._send(CheckFailed(goal, replace(result, evidence=words)))
             return
         is_cpu = settings.engine.is_cpu
         self._devices = await self._parts.gate.read(is_cpu=is_cpu)

@@ -5,15 +5,21 @@ One reload at a time. Nothing that runs is touched before everything was validat
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from pathlib import Path
 
 from cahoots_vllm.control.event_hub import EventHub, EventType
 from cahoots_vllm.control.operations import Caller, Operation
 from cahoots_vllm.control.settings_source import SettingsSource
 from cahoots_vllm.control.supervisor import Supervisor
-from cahoots_vllm.core.config_view import KeyChange, config_changes
+from cahoots_vllm.core.config_view import KeyChange, config_changes, refuse_lost_provider
 from cahoots_vllm.core.errors import CahootsError
 from cahoots_vllm.core.settings import GatewaySettings
+from cahoots_vllm.host.blocking import run_blocking
+from cahoots_vllm.host.env_edit import set_value
+from cahoots_vllm.host.watch import FileWatch
 
+_WRITE_DEADLINE_S = 10.0
 ApplyGateway = Callable[[GatewaySettings], Awaitable[None]]
 
 
@@ -43,6 +49,18 @@ class Reloader:
         operation = await self._take(by)
         return operation or self._supervisor.operations.newest_first()[0]
 
+    async def save_model(self, model: str, by: Caller) -> Operation:
+        """Write a model into `.env` and serve it. Raises CahootsError, and nothing is changed."""
+        supervisor = self._supervisor
+        supervisor.refuse_swap(model)
+        path = Path(supervisor.settings.env_file)
+        async with self._lock:
+            await run_blocking(
+                lambda: set_value(path, "LOCAL_LLM_MODEL", model), deadline_s=_WRITE_DEADLINE_S
+            )
+        operation = await self._take(by)
+        return operation or supervisor.operations.newest_first()[0]
+
     async def notice(self, by: Caller) -> None:
         """Do what an edited file asks for; a newer one supersedes what is under way."""
         try:
@@ -50,15 +68,33 @@ class Reloader:
         except CahootsError:
             return  # said in status and by an event
 
+    async def watch(self, files: FileWatch, by: Caller) -> None:
+        """Notice every edit of the files, until cancelled."""
+        await files.begin()
+        if await self._has_changed():  # between the daemon's own reading and the first look
+            await self.notice(by)
+        async with aclosing(files.changes()) as changes:
+            async for _ in changes:
+                await self.notice(by)
+
+    async def _has_changed(self) -> bool:
+        try:
+            new = await self._source.peek()
+        except CahootsError:
+            return True
+        return self._supervisor.carried_over(new) != self._supervisor.settings
+
     async def diff(self) -> tuple[KeyChange, ...]:
         """Return what a reload would change. Raises CahootsError."""
         new = await self._source.peek()
+        refuse_lost_provider(self._supervisor.settings, new)
         return config_changes(self._supervisor.settings, self._supervisor.carried_over(new))
 
     async def _take(self, by: Caller) -> Operation | None:
         async with self._lock:
             try:
                 settings = self._supervisor.carried_over(await self._source.read())
+                refuse_lost_provider(self._supervisor.settings, settings)
                 await self._apply_gateway(settings.gateway)
             except CahootsError as error:
                 self._source.error = str(error)

@@ -123,6 +123,8 @@ def _explain(
 ) -> CahootsError:
     first = error.errors(include_url=False)[0]
     place, kind, message = first["loc"], first["type"], first["msg"]
+    if kind == "extra_forbidden":
+        message = "no such key"
     key = ".".join(str(part) for part in place)
     near = difflib.get_close_matches(key.rpartition(".")[2], list(_known_keys(model)), n=1)
     hint = f"; did you mean {near[0]}?" if near and kind == "extra_forbidden" else ""

@@ -9,6 +9,7 @@ from cahoots_vllm.control.state_file import StateFile
 from cahoots_vllm.control.status import Facts, RequestStatus, Status, Wall, build_status
 from cahoots_vllm.control.supervisor import Supervisor
 from cahoots_vllm.host.gpu import GpuReader
+from cahoots_vllm.host.watch import FileWatch
 from cahoots_vllm.worker.process import Worker
 
 
@@ -21,12 +22,16 @@ class StatusReader:
     state_file: StateFile
     gpus: GpuReader
     source: SettingsSource
+    watch: FileWatch
 
     async def read(self) -> Status:
         """Return the snapshot now; a GPU that does not answer delays it by 2 s at most."""
         worker = self.supervisor.worker
         settings = self.supervisor.settings
         warnings = (*settings.warnings, *self.state_file.warnings)
+        if self.watch.reason:
+            text = f"edits of settings are noticed after a second, not at once: {self.watch.reason}"
+            warnings += (text,)
         facts = Facts(
             pid=worker.pid if worker is not None else None,
             progress=worker.progress if worker is not None else None,

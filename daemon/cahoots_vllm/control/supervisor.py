@@ -78,7 +78,7 @@ class Supervisor:
         Raises CahootsError: BAD_REQUEST for a name that cannot be one, BUSY, CONFLICT.
         """
         if model is not None:
-            _check_name(model)
+            self.refuse_swap(model)
         self._check_may_start()
         override = None if model in (None, self.settings.configured_model) else model
         settings = replace(self.settings, override=override)
@@ -89,6 +89,13 @@ class Supervisor:
         self._remember_override()
         self._handle(Want(goal))
         return self.operations.get(operation.id)
+
+    def refuse_swap(self, model: str) -> None:
+        """Raise CahootsError (BAD_REQUEST, BUSY, CONFLICT) where a swap to this cannot be."""
+        _check_name(model)
+        self._check_may_start()
+        self._refuse_while_stopping()
+        self.operations.refuse_if_busy()
 
     def start(self, by: Caller) -> Operation:
         """Start the worker, or try again at once after a failure. Raises CahootsError."""

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.launch import CPU_DEFAULT_UTILIZATION, OptionValue
 from cahoots_vllm.core.settings import Settings, find_profile, make_launch_spec
 
@@ -152,6 +153,19 @@ def worker_effect(old: Settings, new: Settings) -> Effect:
         return Effect.NOTHING
     was, is_ = (make_launch_spec(each, each.wanted_model) for each in (old, new))
     return Effect.NOTHING if was == is_ else Effect.SWAP
+
+
+def refuse_lost_provider(old: Settings, new: Settings) -> None:
+    """Raise CahootsError where a running model would end because a key is gone, or all of them.
+
+    Another provider is a decision; a file that was emptied, or is half written, is none.
+    """
+    if old.is_local and new.provider is None:
+        raise CahootsError(
+            Kind.BAD_SETTINGS,
+            f"cannot use {new.env_file}: LLM_PROVIDER is not there any more",
+            "set it to local, or name another provider to stop the worker",
+        )
 
 
 def _effect(key: str, old: Settings, new: Settings, worker: Effect) -> Effect:

@@ -145,6 +145,8 @@ def _read_url(url: str, places: _Places) -> tuple[int, str, tuple[str, ...]]:
 
 
 def _bad_url(url: str, places: _Places, reason: str) -> CahootsError:
-    # Not taken apart to be shown: what cannot be parsed raises here again.
-    shown = "it" if "@" in url else re.split("[?#]", url, maxsplit=1)[0]
+    # Not taken apart to be shown: what cannot be parsed raises here again. What is no URL at all
+    # may be a secret in the wrong line.
+    is_shown = url.startswith("http") and "@" not in url
+    shown = re.split("[?#]", url, maxsplit=1)[0] if is_shown else "it"
     return places.bad(_URL, f"{shown}: {reason}", f"set it to something like {GUIDE_URL}")

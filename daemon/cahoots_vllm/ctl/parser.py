@@ -36,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     logs.add_argument("-n", "--lines", type=_count, default=200, metavar="N", help="default: 200")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until Ctrl-C")
     add("events", verbs.events, "show what happens, until Ctrl-C")
+    _add_config(add("config", verbs.config_show, "show every setting and where it comes from"))
     _add_memory(add("memory", verbs.memory_show, "show what was learned about memory"))
     diagnose = add("diagnose", verbs.diagnose, "say why a worker died, by its log alone")
     diagnose.add_argument("file", metavar="FILE", help="a log of vLLM, or - for standard input")
@@ -50,6 +51,7 @@ def _add_changes(add: _Add) -> None:
     which = swap.add_mutually_exclusive_group(required=True)
     which.add_argument("model", nargs="?", metavar="MODEL", help="a repo id or a directory")
     which.add_argument("--reset", action="store_true", help="serve the model of .env again")
+    swap.add_argument("--save", action="store_true", help="write it into .env, to stay")
     changes = [
         swap,
         add("start", verbs.start, "start the worker"),
@@ -61,6 +63,15 @@ def _add_changes(add: _Add) -> None:
         change.add_argument(
             "--no-wait", action="store_true", help="print the operation's id and return"
         )
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    add = _verb_adder(parser.add_subparsers(metavar="ACTION").add_parser)
+    add("show", verbs.config_show, "show them (default)")
+    add("diff", verbs.config_diff, "show what a reload would change")
+    check = add("check", verbs.config_check, "validate settings or files, without a daemon")
+    check.add_argument("--system", action="store_true", help="those of the systemd service")
+    check.add_argument("files", nargs="*", metavar="FILE", help="just these: .env, *.toml")
 
 
 def _add_memory(parser: argparse.ArgumentParser) -> None:

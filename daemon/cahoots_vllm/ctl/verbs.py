@@ -2,12 +2,15 @@
 
 import argparse
 import json
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.wire import ExitCode, OperationState, Phase
 from cahoots_vllm.ctl.client import Client
+from cahoots_vllm.ctl.config import change_lines, config_table
 from cahoots_vllm.ctl.console import Console
 from cahoots_vllm.ctl.follow import follow_operation, local_now, wait_until_ready
 from cahoots_vllm.ctl.memory import memory_rows
@@ -36,6 +39,8 @@ def status(ctx: Context) -> int:
 def swap_model(ctx: Context) -> int:
     """Serve another model, or again the one of `.env`."""
     body: Json = {"reset": True} if ctx.args.reset else {"model": ctx.args.model}
+    if ctx.args.save:
+        body["save"] = True
     return _change(ctx, "swap-model", body)
 
 
@@ -103,6 +108,29 @@ def operations_abort(ctx: Context) -> int:
     ctx.client.call("DELETE", path)
     operation = ctx.client.call("GET", path)
     return follow_operation(ctx.client, ctx.console, operation, wanted=OperationState.ABORTED)
+
+
+def config_show(ctx: Context) -> int:
+    """Show every setting, its value and where it comes from."""
+    document = ctx.client.call("GET", "/v1/config")
+    ctx.console.result(document, config_table(document.get("config") or []))
+    return ExitCode.DONE
+
+
+def config_diff(ctx: Context) -> int:
+    """Show what a reload would change; nothing is changed."""
+    document = ctx.client.call("GET", "/v1/config/diff")
+    ctx.console.result(document, change_lines(document.get("changes") or []))
+    return ExitCode.DONE
+
+
+def config_check(ctx: Context) -> int:
+    """Validate the settings, or just some files, without a daemon."""
+    # The daemon's own reading of them, in a process of its own: it needs pydantic.
+    mode = ["--system"] if ctx.args.system else []
+    asks = ["--json"] if ctx.args.json else []
+    command = [sys.executable, "-m", "cahoots_vllm.main", *mode, *asks, "--check", *ctx.args.files]
+    return subprocess.run(command, check=False).returncode
 
 
 def diagnose(ctx: Context) -> int:
