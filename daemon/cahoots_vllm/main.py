@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cahoots_vllm import __version__
 from cahoots_vllm.control.log_buffer import LogBuffer
-from cahoots_vllm.control.settings_check import check_settings
+from cahoots_vllm.control.settings_check import Finding, check_settings
 from cahoots_vllm.control.settings_files import CommandLine, load_settings
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.wire import ExitCode
@@ -42,7 +42,10 @@ def main() -> None:
 def _check(arguments: argparse.Namespace) -> int:
     """Validate the settings, or just some files; exit 0 when nothing is wrong, else 1."""
     line = CommandLine(arguments.env_file, arguments.engine, arguments.model, arguments.port)
-    findings = check_settings(_paths(arguments), line, arguments.check)
+    try:
+        findings = check_settings(_paths(arguments), line, arguments.check)
+    except CahootsError as error:  # --config names no file
+        findings = [Finding("the settings", error.message, error.remedy)]
     if arguments.json:
         sys.stdout.write(json.dumps([dict(finding.view) for finding in findings]) + "\n")
     for finding in findings if not arguments.json else ():

@@ -187,7 +187,6 @@ def test_gpu_that_is_lost_while_serving_does_not_hurt_the_daemon(
     assert gpu_daemon.stop() == 0
 
 
-@pytest.mark.xfail(reason="asyncio and the interpreter join the thread that is stuck in NVML")
 def test_nvml_that_hangs_holds_up_neither_answers_nor_stop(
     gpu_daemon: Daemon, gpus: ScriptedGpus
 ) -> None:
@@ -203,7 +202,6 @@ def test_nvml_that_hangs_holds_up_neither_answers_nor_stop(
     assert time.monotonic() - began < 3
 
 
-@pytest.mark.xfail(reason="holders are compared with their MiB; each look tells its phases anew")
 def test_wait_is_told_once_however_often_it_looks(
     gpu_daemon: Daemon, gpus: ScriptedGpus, holder: subprocess.Popen[bytes]
 ) -> None:
@@ -218,7 +216,6 @@ def test_wait_is_told_once_however_often_it_looks(
     assert log.count("backoff org/a") == 1
 
 
-@pytest.mark.xfail(reason="a wait for memory never goes back to the last good plan")
 def test_swap_that_would_wait_for_others_brings_the_old_model_back(
     gpu_daemon: Daemon, gpus: ScriptedGpus, holder: subprocess.Popen[bytes]
 ) -> None:

@@ -247,7 +247,6 @@ def test_adapt_off_changes_nothing_and_says_so(gpu_daemon: Daemon) -> None:
     assert "memory.adapt is off in cahoots-vllm.toml" in gpu_daemon.log.read_text()
 
 
-@pytest.mark.xfail(reason="the reason stands at the end of a long evidence, which status cuts off")
 def test_reason_of_giving_up_is_shown_in_the_text_status(gpu_daemon: Daemon) -> None:
     gpu_daemon.configure(memory={"adapt": False})
     gpu_daemon.play(needs(**HIDDEN))

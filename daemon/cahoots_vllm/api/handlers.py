@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -20,9 +21,9 @@ from cahoots_vllm.control.snapshot import StatusReader
 from cahoots_vllm.control.status import Status
 from cahoots_vllm.control.supervisor import Supervisor
 from cahoots_vllm.core.config_view import config_entries
-from cahoots_vllm.core.settings import make_launch_spec
 from cahoots_vllm.core.wire import Phase
 
+_LOG = logging.getLogger(__name__)
 _STATUS = TypeAdapter(Status)
 _LESSONS = TypeAdapter(tuple[LessonStatus, ...])
 _KEEP_ALIVE_S = 15.0
@@ -110,12 +111,11 @@ class Handlers:
     async def reset_memory(self, request: web.Request) -> web.Response:
         """Forget it, for one model or for all; a running worker is left as it is."""
         model = request.query.get("model")
-        settings = self.supervisor.settings
-        source = make_launch_spec(settings, model).source if model is not None else None
-        count = self.learned.reset(source)
-        caller = _caller(request)
-        text = f"memory reset asked for by uid {caller.uid}, pid {caller.pid}: {count} forgotten"
-        self.logs.add("daemon", text, level="INFO")
+        count = self.supervisor.forget_memory(model)
+        caller, what = _caller(request), f"about {model!r}" if model is not None else "about all"
+        _LOG.info(
+            "what was learned is forgotten (%s) by uid %d: %d lessons", what, caller.uid, count
+        )
         return web.json_response({"forgotten": count})
 
     async def event_stream(self, request: web.Request) -> web.StreamResponse:

@@ -5,6 +5,7 @@ that somebody gave back: each tries again what a person would have to start agai
 """
 
 import asyncio
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,8 +25,9 @@ _LONGEST_POLL_S = 60.0
 _DEADLINE_S = 10.0
 _DEVICE_NODE = Path("/dev/nvidia0")
 _TEMPORARY = (Path("/tmp"), Path("/dev/shm"))  # noqa: S108 (only looked at)
-# So much more of a disk, or of a device's memory, is worth another try.
+# So much more of a device's memory, or of a disk, is worth another try.
 _MORE = 0.05
+_MORE_BYTES = 1 << 30
 _MEMORY = frozenset(
     {
         Cause.GPU_OOM_STARTUP_ALLOC,
@@ -43,7 +45,7 @@ class _Sight:
     """What a failure of some cause may wait for; empty where it waits for none of that kind."""
 
     gpus: frozenset[str] = frozenset()
-    free: tuple[float, ...] = ()
+    free: tuple[tuple[int, int], ...] = ()
     files: frozenset[tuple[str, int, int]] = frozenset()
     engine: frozenset[tuple[str, int]] = frozenset()
 
@@ -58,13 +60,15 @@ class CureWatch:
         self._send = send
         self._task: asyncio.Task[None] | None = None
         self._cures = 0
+        self._is_looking = False
 
     def update(self, state: State, settings: Settings, tasks: asyncio.TaskGroup) -> None:
         """Watch exactly while the goal has failed."""
         if state.last_good is not None and state.plan == state.last_good:
             self._cures = 0
         failure = state.last_failure
-        if not state.is_failed or failure is None or state.goal is None:
+        is_over = state.is_failed and state.live is None
+        if not is_over or failure is None or state.goal is None:
             if self._task is not None:
                 self._task.cancel()
                 self._task = None
@@ -91,13 +95,16 @@ class CureWatch:
 
     async def _look(self, cause: Cause, goal: LaunchSpec, settings: Settings) -> _Sight | None:
         """Return what is there now, None when a disk or a GPU does not answer."""
-        free: tuple[float, ...] = ()
+        if self._is_looking:
+            return None  # a disk that hangs is not asked again before it answered
+        free: tuple[tuple[int, int], ...] = ()
         gpus: frozenset[str] = frozenset()
         try:
             if cause in _MEMORY or cause is Cause.CUDA_DRIVER:
                 devices = await self._gate.read(is_cpu=settings.engine.is_cpu)
                 gpus = frozenset(device.key for device in devices)
-                free = tuple(device.free_share for device in devices)
+                free = tuple(_needed(d.free_bytes, d.total_bytes) for d in devices)
+            self._is_looking = True
             return await run_blocking(
                 lambda: self._look_at_disk(cause, goal, gpus, free), deadline_s=_DEADLINE_S
             )
@@ -105,12 +112,28 @@ class CureWatch:
             return None
 
     def _look_at_disk(
-        self, cause: Cause, goal: LaunchSpec, gpus: frozenset[str], free: tuple[float, ...]
+        self,
+        cause: Cause,
+        goal: LaunchSpec,
+        gpus: frozenset[str],
+        free: tuple[tuple[int, int], ...],
+    ) -> _Sight:
+        try:
+            return self._sight(cause, goal, gpus, free)
+        finally:
+            self._is_looking = False
+
+    def _sight(
+        self,
+        cause: Cause,
+        goal: LaunchSpec,
+        gpus: frozenset[str],
+        free: tuple[tuple[int, int], ...],
     ) -> _Sight:
         if cause is Cause.CUDA_DRIVER and _DEVICE_NODE.exists():
             gpus |= {str(_DEVICE_NODE)}
         if cause is Cause.DISK_FULL:
-            free = tuple(map(_free_share, (self._cache_dir, *_TEMPORARY)))
+            free = tuple(map(_free_space, (self._cache_dir, *_TEMPORARY)))
         files = self._files(goal) if cause in _FILES else frozenset()
         engine = _stamps(goal.engine) if cause in _ENGINE else frozenset()
         return _Sight(gpus, free if cause is not Cause.CUDA_DRIVER else (), files, engine)
@@ -130,7 +153,8 @@ def _appeared(before: _Sight, now: _Sight) -> str | None:
     """Return what is better than before, None when nothing is."""
     if new := now.gpus - before.gpus:
         return f"a GPU appeared: {', '.join(sorted(new))}"
-    if any(b - a >= _MORE for a, b in zip(before.free, now.free, strict=False)):
+    pairs = zip(before.free, now.free, strict=False)
+    if any(after - free >= worth for (free, worth), (after, _) in pairs):
         return "space or memory was freed"
     if now.files and now.files != before.files:
         return "the model's files were changed"
@@ -139,15 +163,22 @@ def _appeared(before: _Sight, now: _Sight) -> str | None:
     return None
 
 
-def _free_share(path: Path) -> float:
+def _needed(free: int, total: int) -> tuple[int, int]:
+    """Return what is free, and how much more would be worth another try."""
+    return free, max(1, int(total * _MORE))
+
+
+def _free_space(path: Path) -> tuple[int, int]:
     while not path.exists() and path != path.parent:
         path = path.parent
     usage = shutil.disk_usage(path)
-    return usage.free / usage.total if usage.total else 0.0
+    free, worth = _needed(usage.free, usage.total)
+    return free, min(worth, _MORE_BYTES)
 
 
 def _stamps(engine: str) -> frozenset[tuple[str, int]]:
     """Return what an installation into the engine's environment touches."""
     root = Path(engine)
-    places = [root / "bin" / "vllm", *root.glob("lib/python3*/site-packages")]
+    programs = (Path(entry) for entry in os.get_exec_path())  # a compiler that was missing
+    places = [root / "bin" / "vllm", *root.glob("lib/python3*/site-packages"), *programs]
     return frozenset((str(p), p.stat().st_mtime_ns) for p in places if p.exists())

@@ -45,9 +45,9 @@ def read_env_file(path: Path) -> EnvFile:
             continue
         if binding.key in lines:
             first = lines[binding.key]
-            warnings.append(
-                f"{binding.key} stands in {path} twice: line {line} counts, not {first}"
-            )
+            # What is no name ("KEY:value") may hold a secret.
+            name = binding.key if binding.key.isidentifier() else "the same key"
+            warnings.append(f"{name} stands in {path} twice: line {line} counts, not {first}")
         lines[binding.key] = line
     return EnvFile(_resolved(text), lines, tuple(warnings))
 

@@ -8,6 +8,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 
 from cahoots_vllm.core.evidence import Device, Holder
 from cahoots_vllm.core.launch import WORKER_MARK, LaunchSpec
@@ -34,14 +35,17 @@ class Gate:
         self._mark = mark
 
     async def read(self, *, is_cpu: bool) -> tuple[Device, ...]:
-        """Return the devices now: the GPUs, or for the CPU engine the host."""
-        if is_cpu:
-            host = await run_blocking(self._host, deadline_s=_READ_DEADLINE_S)
-            return (host,)
-        gpus = await self._gpus.read()
-        return await run_blocking(
-            lambda: tuple(map(self._device, gpus)), deadline_s=_READ_DEADLINE_S
-        )
+        """Return the devices now: the GPUs, or for the CPU engine the host.
+
+        Where /proc or the user database does not answer, a GPU has no holders that are known, and
+        of the host nothing is known: a start will tell.
+        """
+        gpus = () if is_cpu else await self._gpus.read()
+        look = self._host if is_cpu else lambda: tuple(map(self._device, gpus))
+        try:
+            return await run_blocking(look, deadline_s=_READ_DEADLINE_S)
+        except (OSError, TimeoutError):
+            return tuple(map(_without_holders, gpus))
 
     async def measure(
         self, launch: LaunchSpec, *, is_cpu: bool, on_ended: Callable[[int], None]
@@ -55,6 +59,7 @@ class Gate:
         deadline = loop.time() + _DEADLINE_S
         share = read_sizes(launch).share
         before: tuple[Device, ...] = ()
+        ended: set[int] = set()
         while True:
             found = used_devices(launch, os.environ, await self.read(is_cpu=is_cpu))
             if Room(found).shortage(share) is None or loop.time() >= deadline:
@@ -63,12 +68,13 @@ class Gate:
             if not ours and _are_still(before, found):
                 return found
             for pid in ours:
-                if _end(pid):
+                if _end(pid) and pid not in ended:
+                    ended.add(pid)
                     on_ended(pid)
             before = found
             await asyncio.sleep(_POLL_S)
 
-    def _host(self) -> Device:
+    def _host(self) -> tuple[Device, ...]:
         memory = host_memory.read_host_memory()
         largest = host_memory.largest_processes(_LARGEST)
         holders = tuple(
@@ -76,16 +82,12 @@ class Gate:
             for process in largest
             if process.resident_bytes >= _LARGE_BYTES
         )
-        return Device(HOST_KEY, "host memory", memory.total_bytes, memory.available_bytes, holders)
+        total, free = memory.total_bytes, memory.available_bytes
+        return (Device(HOST_KEY, "host memory", total, free, holders),)
 
     def _device(self, gpu: Gpu) -> Device:
-        return Device(
-            key=gpu.uuid or f"gpu-{gpu.index}",
-            name=f"GPU {gpu.index} ({gpu.name})",
-            total_bytes=gpu.memory_total,
-            free_bytes=gpu.memory_total - gpu.memory_used,
-            holders=tuple(self._holder(p.pid, p.memory_used) for p in gpu.processes),
-        )
+        holders = tuple(self._holder(p.pid, p.memory_used) for p in gpu.processes)
+        return replace(_without_holders(gpu), holders=holders)
 
     def _holder(self, pid: int, memory_bytes: int | None) -> Holder:
         mark = process_info.environ_value(pid, WORKER_MARK) or ""
@@ -96,6 +98,15 @@ class Gate:
             memory_bytes=memory_bytes,
             is_ours=mark.startswith(self._mark),
         )
+
+
+def _without_holders(gpu: Gpu) -> Device:
+    return Device(
+        key=gpu.uuid or f"gpu-{gpu.index}",
+        name=f"GPU {gpu.index} ({gpu.name})",
+        total_bytes=gpu.memory_total,
+        free_bytes=gpu.memory_total - gpu.memory_used,
+    )
 
 
 def _are_still(before: tuple[Device, ...], now: tuple[Device, ...]) -> bool:

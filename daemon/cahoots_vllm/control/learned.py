@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict
 
 from cahoots_vllm.core.evidence import Device
 from cahoots_vllm.core.launch import LaunchSpec
-from cahoots_vllm.core.memory import Memory, apply_sizes
+from cahoots_vllm.core.memory import Memory, Sizes, apply_sizes, read_sizes
+from cahoots_vllm.core.memory.sizes import SIZE_OPTIONS, changes_between
+from cahoots_vllm.core.secret import is_secret_name
 
 _KEPT = 50
 # Options that change what the server says, not what it holds in memory.
@@ -51,8 +53,13 @@ def memory_key(
     """Return the key of a plan whose launch spec still has, or had, the sizes asked for."""
     is_directory = goal.source.startswith("/")
     options = sorted(
-        f"{name}={value}" for name, value in launch.options if not name.startswith(_IMMATERIAL)
+        f"{name}={value}"
+        for name, value in launch.options
+        if name not in SIZE_OPTIONS and not name.startswith(_IMMATERIAL)
+        if not is_secret_name(name)
     )
+    # By value: 0.9 and "0.90" ask for the same.
+    options += (str(change) for change in changes_between(Sizes(0), read_sizes(launch)))
     return MemoryKey(
         model=goal.source,
         revision="" if is_directory else Path(launch.source).name,

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
+from cahoots_vllm.core.diagnosis import Cause
 from cahoots_vllm.core.errors import CahootsError, Kind, problem_view
 from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.state import Stage, State
-from cahoots_vllm.core.wire import OperationState
+from cahoots_vllm.core.wire import OperationState, Phase
 
 _KEPT = 100
 
@@ -226,19 +227,10 @@ def _verdict(target: Target, state: State) -> tuple[OperationState, Problem | No
         if state.goal is not None:
             return _superseded()
         return (OperationState.DONE if live is None else OperationState.RUNNING), None
-    if state.rejected is not None and state.rejected.goal == goal:
-        diagnosis = state.rejected.diagnosis
-        remedy = f"{diagnosis.remedy} ({state.rejected.action})"
-        problem = Problem(Kind.MODEL_UNUSABLE, diagnosis.evidence, remedy, diagnosis.cause)
+    if (problem := _problem(goal, state)) is not None:
         return OperationState.FAILED, problem
     if state.goal != goal:
         return _superseded()
-    if state.is_failed and state.last_failure is not None:
-        diagnosis = state.last_failure.diagnosis
-        kind = Kind.WORKER_FAILED
-        return OperationState.FAILED, Problem(
-            kind, diagnosis.evidence, diagnosis.remedy, diagnosis.cause
-        )
     is_there = (
         live is not None
         and live.stage is Stage.READY
@@ -247,6 +239,24 @@ def _verdict(target: Target, state: State) -> tuple[OperationState, Problem | No
         and live.generation > target.after
     )
     return (OperationState.DONE if is_there else OperationState.RUNNING), None
+
+
+def _problem(goal: LaunchSpec, state: State) -> Problem | None:
+    """Return why a goal is not reached, None while it may be, or where another is wanted."""
+    if state.rejected is not None and state.rejected.goal == goal:
+        diagnosis = state.rejected.diagnosis
+        remedy = f"{diagnosis.remedy} ({state.rejected.action})"
+        return Problem(Kind.MODEL_UNUSABLE, diagnosis.evidence, remedy, diagnosis.cause)
+    if state.goal != goal:
+        return None
+    if state.is_failed and state.last_failure is not None:
+        diagnosis = state.last_failure.diagnosis
+        return Problem(Kind.WORKER_FAILED, diagnosis.evidence, diagnosis.remedy, diagnosis.cause)
+    if state.shortage is not None and state.phase is Phase.BACKOFF:
+        remedy = "end what holds the memory; it starts by itself as soon as there is enough"
+        short = str(state.shortage)
+        return Problem(Kind.WORKER_FAILED, short, remedy, Cause.GPU_OOM_STARTUP_FREE)
+    return None
 
 
 def _superseded() -> tuple[OperationState, Problem]:

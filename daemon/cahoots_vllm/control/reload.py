@@ -93,7 +93,7 @@ class Reloader:
     async def _take(self, by: Caller) -> Operation | None:
         async with self._lock:
             try:
-                settings = self._supervisor.carried_over(await self._source.read())
+                settings = self._supervisor.carried_over(await self._source.peek())
                 refuse_lost_provider(self._supervisor.settings, settings)
                 await self._apply_gateway(settings.gateway)
             except CahootsError as error:
@@ -102,9 +102,11 @@ class Reloader:
                     EventType.RELOAD, {"error": str(error), "changes": [], "text": str(error)}
                 )
                 raise
+            self._source.used()
             changes = config_changes(self._supervisor.settings, settings)
             self._tell(changes)
-            return self._supervisor.adopt(settings, by)
+            keys = ", ".join(change.key for change in changes)
+            return self._supervisor.adopt(settings, by, keys or "nothing")
 
     def _tell(self, changes: tuple[KeyChange, ...]) -> None:
         views = [

@@ -63,7 +63,7 @@ def _read(path: Path) -> tuple[str, ...]:
     if path.suffix != ".toml":
         file = read_env_file(path)
         return read_env(file.values, file.lines, str(path)).warnings + file.warnings
-    if path.parent.name == "models.d":
+    if path.absolute().parent.name == "models.d":
         read_options(parse_toml(path, ProfileFile, "the profile").options, path)
     else:
         read_options(parse_toml(path, ConfigFile, "the configuration").options, path)

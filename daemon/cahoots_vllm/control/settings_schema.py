@@ -111,6 +111,10 @@ def parse_toml(path: Path, model: type[_Parsed], what: str) -> _Parsed:
         raise CahootsError(
             Kind.BAD_SETTINGS, f"cannot read {path}: {error}", "mend the line"
         ) from error
+    except RecursionError as error:
+        raise CahootsError(
+            Kind.BAD_SETTINGS, f"cannot read {path}: nested too deeply", "make it flat"
+        ) from error
     except ValidationError as error:
         raise _explain(path, text, model, error) from error
 

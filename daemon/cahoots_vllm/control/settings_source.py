@@ -30,11 +30,9 @@ class SettingsSource:
                 Kind.BAD_SETTINGS, "cannot read the settings: no answer from the disk", remedy
             ) from error
 
-    async def read(self) -> Settings:
-        """Return the settings, to be used from now on. Raises CahootsError."""
-        settings = await self.peek()
+    def used(self) -> None:
+        """Note that what the files say is used from now on."""
         self.error, self.loaded_at = None, _now()
-        return settings
 
 
 def _now() -> str:

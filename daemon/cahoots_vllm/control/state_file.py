@@ -1,5 +1,7 @@
 """What survives a daemon restart: the override, the last generation, the worker that runs."""
 
+import json
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -24,6 +26,19 @@ class StateRecord(BaseModel):
     memory: tuple[MemoryRecord, ...] = ()
 
 
+def _whole_lessons(found: object) -> tuple[MemoryRecord, ...]:
+    """Return those that can be read: one that is damaged must not take the others along."""
+    whole = []
+    for lesson in found if isinstance(found, list) else ():
+        with suppress(ValidationError):
+            whole.append(MemoryRecord.model_validate(lesson))
+    return tuple(whole)
+
+
+def _length(found: object) -> int:
+    return len(found) if isinstance(found, list | tuple) else 1
+
+
 class StateFile:
     """Reads once, writes atomically."""
 
@@ -42,14 +57,21 @@ class StateFile:
     def load(self) -> StateRecord:
         """Return the record; a damaged file is put aside, never a reason not to start."""
         try:
-            self.record = StateRecord.model_validate_json(self._path.read_bytes())
+            document = json.loads(self._path.read_bytes())
+            memory = document.pop("memory", ()) if isinstance(document, dict) else ()
+            self.record = StateRecord.model_validate(document)
         except FileNotFoundError:
             return self.record
-        except (OSError, ValidationError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # a ValidationError is a ValueError
             self._damage = f"{self._path} could not be read and was put aside: {error}".split("\n")[
                 0
             ]
             self._put_aside()
+            return self.record
+        lessons = _whole_lessons(memory)
+        self.record = self.record.model_copy(update={"memory": lessons})
+        if (count := _length(memory) - len(lessons)) > 0:
+            self._damage = f"{count} lessons about memory in {self._path} were damaged: forgotten"
         return self.record
 
     def _put_aside(self) -> None:

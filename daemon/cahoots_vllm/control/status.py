@@ -10,6 +10,7 @@ from cahoots_vllm.core.memory.sizes import changes_between
 from cahoots_vllm.core.phases import StartProgress
 from cahoots_vllm.core.settings import Settings
 from cahoots_vllm.core.state import Failure, Stage, State
+from cahoots_vllm.core.wire import Phase
 from cahoots_vllm.host.gpu import Gpu
 
 
@@ -142,6 +143,8 @@ class Status:
     warnings: tuple[str, ...]
     version: str
     waiting_for: WaitStatus | None = None
+    # Of the worker, or of the next one where there is none.
+    adapted: tuple[AdaptedStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +181,7 @@ class Facts:
 def build_status(settings: Settings, state: State, facts: Facts, wall: Wall) -> Status:
     """Return the snapshot."""
     spec = state.live.plan.launch if state.live else None
+    plan = state.live.plan if state.live else state.plan
     is_serving = state.live is not None and state.live.stage in (Stage.READY, Stage.DRAINING)
     return Status(
         state=state.phase.value,
@@ -199,7 +203,8 @@ def build_status(settings: Settings, state: State, facts: Facts, wall: Wall) -> 
         gpus=facts.gpus,
         warnings=facts.warnings,
         version=__version__,
-        waiting_for=_waiting(state.shortage) if state.retry_at is not None else None,
+        waiting_for=_waiting(state.shortage) if state.phase is Phase.BACKOFF else None,
+        adapted=_adapted(plan.memory, wall) if plan is not None else (),
     )
 
 

@@ -18,7 +18,7 @@ from cahoots_vllm.control.rotation import Refusal
 from cahoots_vllm.core.backoff import DEFAULT_LIMITS
 from cahoots_vllm.core.env_values import is_model_name
 from cahoots_vllm.core.errors import CahootsError, Kind
-from cahoots_vllm.core.events import Event, Restart, Want
+from cahoots_vllm.core.events import Event, Forget, Restart, Want
 from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.lifecycle import step
 from cahoots_vllm.core.settings import LOCAL_PROVIDER, Settings, make_launch_spec
@@ -125,8 +125,8 @@ class Supervisor:
         is_same_model = settings.configured_model == self.settings.configured_model
         return replace(settings, override=self.settings.override if is_same_model else None)
 
-    def adopt(self, settings: Settings, by: Caller) -> Operation | None:
-        """Go on with other settings; the worker changes only if it has to.
+    def adopt(self, settings: Settings, by: Caller, changed: str) -> Operation | None:
+        """Go on with other settings (`changed` says which); the worker changes only if it has to.
 
         What a person stopped stays stopped. A failed goal is tried again if anything changed. An
         operation that is under way is superseded where its goal is no longer wanted; None then.
@@ -135,10 +135,14 @@ class Supervisor:
         is_wanted = self.state.goal is not None or not old.is_local
         goal = self._goal(settings) if settings.is_local and is_wanted else None
         is_free = self.operations.running is None and not self._is_shutting_down
-        operation = self._begin("reload", {}, by, Target(goal)) if is_free else None
+        params = {"changed": changed}
+        operation = self._begin("reload", params, by, Target(goal)) if is_free else None
         self._remember_override()
-        must_act = goal != self.state.goal or self.state.is_failed
-        if settings != old and must_act and not self._is_shutting_down:
+        state, has_changed = self.state, settings != old
+        # What was refused is tried again when anything changed; what was aborted, when asked again.
+        is_other = goal != state.goal and (has_changed or state.rejected is None)
+        must_act = is_other or (has_changed and state.is_failed)
+        if must_act and not self._is_shutting_down:
             self._handle(Want(goal))
         else:
             self._publish()
@@ -154,6 +158,13 @@ class Supervisor:
         self._announcer.operation(operation)
         self._handle(Want(previous))
         return operation
+
+    def forget_memory(self, model: str | None) -> int:
+        """Forget what was learned about a model's memory, or all of it; return of how many."""
+        source = make_launch_spec(self.settings, model).source if model is not None else None
+        count = self._parts.learned.reset(source)
+        self._handle(Forget(source))
+        return count
 
     # --- inside ----------------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ class Limits:
     # A launch spec that was never ready, with a good one to go back to, gets one retry: its
     # users are without service until then.
     unproven_starts: int = 2
+    # So many changes of sizes it gets: most are found by then, the next swap goes on from there.
+    unproven_sizes: int = 5
     # A GPU's own fault (illegal access, ECC) may be gone after one restart, not after more.
     transient_failures: int = 2
     # So many restarts in a row, each with less host memory left, are a leak.

@@ -14,7 +14,8 @@ _MASK: Final = "***"
 _SHARE_UNIT = 1000
 _TOKEN_KEY, _TOKEN_ENV = "HUGGINGFACE_API_KEY", "HF_TOKEN"
 
-_USER_INFO: Final = re.compile(r"//[^/@\s]+@")
+# Up to the last @ before the path: a password may hold one, unquoted.
+_USER_INFO: Final = re.compile(r"//[^/?#\s]+@")
 
 Value = OptionValue | None
 

@@ -44,6 +44,9 @@ def read_env(values: Mapping[str, str], lines: Mapping[str, int], env_file: str)
     passed = {k: v for k, v in values.items() if k.startswith(_PASSED_THROUGH) and v}
     secrets = {k: Secret(v) for k, v in passed.items() if is_secret_name(k)}
     secrets |= _read_token(values, places)
+    known = [secret.reveal() for secret in secrets.values()]
+    # A token that was pasted into a line too many is one there too.
+    secrets |= {k: Secret(v) for k, v in passed.items() if any(text in v for text in known)}
     provider = _read_provider(values, places)
     return EnvValues(
         provider=provider,
@@ -117,7 +120,7 @@ def _typos(values: Mapping[str, str], places: _Places) -> tuple[str, ...]:
     found = []
     for key in values:
         near = difflib.get_close_matches(key.upper(), ours, n=1, cutoff=_NEARLY)
-        if near and key not in ours:
+        if near and key not in ours and key.isidentifier():
             found.append(f"{places.of(key)}: {key} means nothing here; did you mean {near[0]}?")
     return tuple(found)
 

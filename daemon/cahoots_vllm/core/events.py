@@ -95,9 +95,17 @@ class Cured:
     what: str
 
 
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """A person wants what was learned about a model's memory forgotten; None: about all."""
+
+    source: str | None
+
+
 Event = (
     Want | Restart | Checked | CheckFailed | Measured | Ready | Lost | Drained | Gone | Tick | Cured
-)
+    | Forget
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

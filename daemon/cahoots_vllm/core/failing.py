@@ -16,8 +16,17 @@ from cahoots_vllm.core.memory import GiveUp, Next, Same, Shortage, Wait
 from cahoots_vllm.core.state import Failure, Live, Plan, State, Strike
 
 Step = tuple[State, tuple[Effect, ...]]
-# Less than this is the noise of a host that lives.
-_SHRUNK_BYTES = 64 * 1024 * 1024
+# Less than this share of what was left is the noise of a host that lives.
+_SHRUNK = 0.02
+# A start that was not even tried, or not with what was asked for; the evidence is told by the gate.
+_SHORT = Diagnosis(
+    Cause.GPU_OOM_STARTUP_FREE,
+    "",
+    "end what holds the memory, or lower gpu-memory-utilization; it starts by itself as soon as "
+    "the memory is free",
+    is_retryable=True,
+    trait=Trait.FREE_TOO_SMALL,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +40,16 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What failed and why; `live` is the worker that did, None where it was a preflight."""
+    """What failed and why; `live` is the worker that did, None where it was a preflight.
+
+    `over` says why no other try can help, where that is known already.
+    """
 
     goal: LaunchSpec
     diagnosis: Diagnosis
     live: Live | None = None
     host_available_bytes: int | None = None
+    over: str | None = None
 
 
 def failed(state: State, fault: Fault, moment: Moment) -> Step:
@@ -62,15 +75,18 @@ def _answer(state: State, plan: Plan, fault: Fault, moment: Moment, answer: poli
     kept = replace(plan, memory=answer.memory)
     match answer:
         case Next():
-            changes = answer.step.changes
-            action = f"changed {', '.join(map(str, changes))}"
-            failure = Failure(moment.now, plan.goal, diagnosis, action, changes)
-            state = replace(state, plan=_with_sizes(kept), last_failure=failure, starts_in_a_row=0)
+            fallback = _fallback(state, plan.goal)
+            if fallback is not None and answer.memory.tries >= moment.limits.unproven_sizes:
+                # What was learned is kept: the next swap goes on from here.
+                state = fall_back(state, fallback, plan.goal, diagnosis, moment.now)
+                return state, (remember,)
+            failure = _changed(plan.goal, diagnosis, answer, moment.now)
+            state = replace(state, plan=with_sizes(kept), last_failure=failure, starts_in_a_row=0)
             return state, (remember,)
         case Wait():
             # What is waited for may be more than the squeezed sizes that failed.
             state, effects = wait_for(
-                replace(state, plan=_with_sizes(kept)),
+                replace(state, plan=with_sizes(kept)),
                 plan.goal,
                 diagnosis,
                 answer.shortage,
@@ -81,17 +97,21 @@ def _answer(state: State, plan: Plan, fault: Fault, moment: Moment, answer: poli
             state = replace(state, plan=kept)
             return _strike(state, fault, moment)
         case GiveUp():
-            final = replace(
-                diagnosis, is_retryable=False, evidence=f"{diagnosis.evidence} ({answer.reason})"
-            )
-            state = replace(state, plan=kept)
-            state, effects = _strike(state, replace(fault, diagnosis=final), moment)
+            final = replace(diagnosis, is_retryable=False)
+            fault = replace(fault, diagnosis=final, over=answer.reason)
+            state, effects = _strike(replace(state, plan=kept), fault, moment)
             return state, (remember, *effects)
         case _:
             assert_never(answer)
 
 
-def _with_sizes(plan: Plan) -> Plan:
+def _changed(goal: LaunchSpec, diagnosis: Diagnosis, answer: Next, now: float) -> Failure:
+    changes = answer.step.changes
+    return Failure(now, goal, diagnosis, f"changed {', '.join(map(str, changes))}", changes)
+
+
+def with_sizes(plan: Plan) -> Plan:
+    """Return the plan with the sizes of its search in the launch spec."""
     return replace(plan, launch=policy.apply_sizes(plan.launch, plan.memory.current))
 
 
@@ -105,39 +125,30 @@ def pass_gate(state: State, moment: Moment) -> Step:
         case Same():
             return replace(state, shortage=None), ()
         case Next():
-            fitted = _with_sizes(replace(plan, memory=answer.memory))
-            return replace(state, plan=fitted, shortage=None), ()
+            fitted = with_sizes(replace(plan, memory=answer.memory))
+            diagnosis = replace(_SHORT, evidence=answer.step.reason)
+            failure = _changed(plan.goal, diagnosis, answer, moment.now)
+            return replace(state, plan=fitted, shortage=None, last_failure=failure), ()
         case Wait():
-            diagnosis = shortage_diagnosis(answer.shortage)
+            diagnosis = replace(_SHORT, evidence=str(answer.shortage))
             return wait_for(state, plan.goal, diagnosis, answer.shortage, moment)
         case _:
             assert_never(answer)
 
 
-def shortage_diagnosis(shortage: Shortage) -> Diagnosis:
-    """Return the diagnosis of a start that was not even tried."""
-    remedy = (
-        "end what holds the memory, or lower gpu-memory-utilization; it starts by itself as soon "
-        "as the memory is free"
-    )
-    return Diagnosis(
-        Cause.GPU_OOM_STARTUP_FREE,
-        str(shortage),
-        remedy,
-        is_retryable=True,
-        trait=Trait.FREE_TOO_SMALL,
-    )
-
-
 def wait_for(
     state: State, goal: LaunchSpec, diagnosis: Diagnosis, shortage: Shortage, moment: Moment
 ) -> Step:
-    """Look again in a while; no start is spent and no failure counted."""
+    """Look again in a while; no start is spent and no failure counted.
+
+    With a good plan to go back to nobody has to wait for what others hold.
+    """
+    fallback = _fallback(state, goal)
+    if fallback is not None:
+        return fall_back(state, fallback, goal, diagnosis, moment.now), ()
     at = moment.now + moment.limits.shortage_poll_s
-    before = state.shortage
-    is_told = before is not None and before.holders == shortage.holders
-    failure = state.last_failure
-    if not is_told or failure is None:
+    before, failure = state.shortage, state.last_failure
+    if before is None or failure is None or not before.is_like(shortage):
         failure = Failure(moment.now, goal, diagnosis, f"waiting: {shortage}")
     state = replace(state, room=None, retry_at=at, shortage=shortage, last_failure=failure)
     return state, (WakeAt(at),)
@@ -149,9 +160,8 @@ def _strike(state: State, fault: Fault, moment: Moment) -> Step:
     goal, diagnosis = fault.goal, fault.diagnosis
     recent = (s for s in state.strikes if now - s.at < limits.window_s)
     strikes = (*recent, Strike(now, fault.host_available_bytes))
-    over = _is_over(state, strikes, diagnosis, limits)
-    is_proven = state.last_good is not None and state.last_good.goal == goal
-    fallback = state.last_good if not is_proven else None
+    over = fault.over or _is_over(state, strikes, diagnosis, limits)
+    fallback = _fallback(state, goal)
     is_unproven = state.starts_in_a_row >= limits.unproven_starts
     if fallback is not None and (over is not None or is_unproven):
         return fall_back(state, fallback, goal, diagnosis, now), ()
@@ -162,6 +172,12 @@ def _strike(state: State, fault: Fault, moment: Moment) -> Step:
     failure = Failure(now, goal, diagnosis, f"trying again in {wait_s:.0f} s")
     state = replace(state, strikes=strikes, retry_at=now + wait_s, last_failure=failure)
     return state, (WakeAt(now + wait_s),)
+
+
+def _fallback(state: State, goal: LaunchSpec) -> Plan | None:
+    """Return the last good plan, where that is another than what is wanted."""
+    good = state.last_good
+    return good if good is not None and good.goal != goal else None
 
 
 def _is_over(
@@ -189,9 +205,7 @@ def _is_over(
 
 
 def _is_shrinking(left: list[int | None]) -> bool:
-    return all(
-        a is not None and b is not None and a - b >= _SHRUNK_BYTES for a, b in pairwise(left)
-    )
+    return all(a is not None and b is not None and a - b >= _SHRUNK * a for a, b in pairwise(left))
 
 
 def fall_back(

@@ -11,7 +11,6 @@ from typing import assert_never
 from cahoots_vllm.core.backoff import DEFAULT_LIMITS, Limits
 from cahoots_vllm.core.events import (
     Admit,
-    CancelCheck,
     Check,
     Checked,
     CheckFailed,
@@ -19,6 +18,7 @@ from cahoots_vllm.core.events import (
     Drain,
     Drained,
     Event,
+    Forget,
     Gone,
     Lost,
     Measure,
@@ -31,10 +31,11 @@ from cahoots_vllm.core.events import (
     Tick,
     Want,
 )
-from cahoots_vllm.core.failing import Fault, Moment, Step, cleared, failed, fall_back, pass_gate
+from cahoots_vllm.core.failing import Fault, Moment, Step, failed, fall_back, pass_gate
 from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.memory import Room, apply_sizes, begin, forgiven, read_sizes, worked
 from cahoots_vllm.core.state import Failure, Live, Plan, Stage, State
+from cahoots_vllm.core.wishes import cured, forget, restart, want
 
 
 def step(
@@ -52,7 +53,7 @@ def step(
 
 def _observe(state: State, event: Event, moment: Moment) -> Step:
     match event:
-        case Want() | Restart() | Checked() | CheckFailed() | Measured() | Cured():
+        case Want() | Restart() | Checked() | CheckFailed() | Measured() | Cured() | Forget():
             return _observe_goal(state, event, moment)
         case Ready() | Lost() | Drained() | Gone() | Tick():
             return _observe_worker(state, event, moment)
@@ -62,14 +63,14 @@ def _observe(state: State, event: Event, moment: Moment) -> Step:
 
 def _observe_goal(
     state: State,
-    event: Want | Restart | Checked | CheckFailed | Measured | Cured,
+    event: Want | Restart | Checked | CheckFailed | Measured | Cured | Forget,
     moment: Moment,
 ) -> Step:
     match event:
         case Want():
-            observed = _want(state, event.goal)
+            observed = want(state, event.goal)
         case Restart():
-            observed = _restart(state)
+            observed = restart(state)
         case Checked():
             observed = _checked(state, event, moment)
         case CheckFailed():
@@ -77,7 +78,9 @@ def _observe_goal(
         case Measured():
             observed = _measured(state, event, moment)
         case Cured():
-            observed = _cured(state)
+            observed = cured(state)
+        case Forget():
+            observed = forget(state, event)
         case _:
             assert_never(event)
     return observed
@@ -108,40 +111,6 @@ def _live(state: State, generation: int, *stages: Stage) -> Live | None:
     if live is None or live.generation != generation or live.stage not in stages:
         return None
     return live
-
-
-def _want(state: State, goal: LaunchSpec | None) -> Step:
-    """Take a new goal; a person's word clears every earlier verdict."""
-    effects: tuple[CancelCheck, ...] = ()
-    plan = state.plan if state.plan is not None and state.plan.goal == goal else None
-    if state.is_failed:
-        plan = None  # what failed may have been mended on disk or at the hub: look again
-    live, is_kept = state.live, False
-    if live is not None and live.stage is not Stage.STOPPING and live.plan.goal == goal:
-        # What is there is what is wanted: a restart that was under way is taken back.
-        live, plan, is_kept = replace(live, is_leaving=False), live.plan, True
-    if state.checking is not None and (state.checking != goal or is_kept):
-        effects = (CancelCheck(),)
-    state = replace(
-        cleared(state),
-        goal=goal,
-        live=live,
-        plan=plan,
-        checking=state.checking if not effects else None,
-        rejected=None,
-    )
-    return state, effects
-
-
-def _restart(state: State) -> Step:
-    """Let the worker be replaced after a fresh preflight; without a worker, try at once."""
-    state = cleared(state)
-    if state.goal is None:
-        return state, ()  # off: nothing to restart, the caller says so
-    live = state.live
-    if live is not None and live.stage in (Stage.STARTING, Stage.READY):
-        live = replace(live, is_leaving=True)
-    return replace(state, live=live, plan=None, rejected=None), ()
 
 
 def _checked(state: State, event: Checked, moment: Moment) -> Step:
@@ -234,13 +203,6 @@ def _tick(state: State, now: float) -> Step:
     if state.retry_at is None or now < state.retry_at:
         return state, ()  # an older wake-up: the wait was ended or prolonged
     return replace(state, retry_at=None), ()
-
-
-def _cured(state: State) -> Step:
-    """Try again what a person would have to start again: what it lacked is there."""
-    if not state.is_failed or state.goal is None:
-        return state, ()  # it was started again meanwhile, or is not wanted any more
-    return _want(state, state.goal)
 
 
 def _stop(state: State, live: Live, now: float, *, at_once: bool) -> Step:

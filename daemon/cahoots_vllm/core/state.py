@@ -106,4 +106,5 @@ class State:
             return Phase.OFF
         if self.is_failed:
             return Phase.FAILED
-        return Phase.BACKOFF if self.retry_at is not None else Phase.PREPARING
+        is_waiting = self.retry_at is not None or self.shortage is not None
+        return Phase.BACKOFF if is_waiting else Phase.PREPARING

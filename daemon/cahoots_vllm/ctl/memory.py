@@ -27,7 +27,8 @@ def _lesson_rows(lesson: Json, now: datetime) -> Iterator[Row]:
     yield Row("  sizes", f"{said or 'as asked for'} ({state})", Tone.PLAIN if is_fine else Tone.BAD)
     for step in (lesson.get("steps") or [])[-_STEPS:]:
         changes = "; ".join(change_text(change) for change in step.get("changed") or ())
-        yield Row(f"  {clock(step.get('at'), now)}"[:11], f"{step.get('cause')}: {changes}")
+        at, cause = clock(step.get("at"), now), step.get("cause")
+        yield Row("  changed", f"{at}, {cause}: {changes}")
         yield Row("", str(step.get("reason")))
     for attempt in (lesson.get("failed") or [])[-_STEPS:]:
         sizes = ", ".join(f"{name} {value}" for name, value in attempt.get("sizes", {}).items())

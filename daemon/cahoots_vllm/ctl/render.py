@@ -3,7 +3,7 @@
 Fields may be missing: an older daemon has fewer of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from cahoots_vllm.core.wire import Phase
@@ -40,7 +40,9 @@ def _rows(status: Json, now: datetime) -> Iterator[Row]:
     if waiting := status.get("waiting_for"):
         yield from _waiting_rows(waiting)
     if failure := status.get("last_failure"):
-        yield from _failure_rows(failure, now)
+        worker = status.get("worker") or {}
+        is_over = state == Phase.READY and failure.get("at", "") <= worker.get("since", "")
+        yield from _failure_rows(failure, now, is_over=is_over)
     if error := (status.get("config") or {}).get("error"):
         yield Row("config", f"not applied, the last good settings stay: {error}", Tone.BAD)
     for gpu in status.get("gpus") or ():
@@ -59,9 +61,11 @@ def state_text(status: Json, now: datetime) -> str:
         case Phase.BACKOFF:
             at = instant(status.get("retry_at"))
             wait = f" in {duration((at - now).total_seconds())}" if at else ""
+            if status.get("waiting_for"):
+                return "backoff: waits for memory, looks again every few seconds"
             return f"backoff: tries again{wait}"
         case Phase.FAILED:
-            return "failed: it will not be tried again until a person acts"
+            return "failed: waits for a change; `cahootsctl start` tries at once"
         case _:
             sub_phase = worker.get("sub_phase")
             said = f": {sub_phase}{percent(worker.get('progress'))}" if sub_phase else ""
@@ -100,6 +104,7 @@ def _worker_rows(status: Json, now: datetime) -> Iterator[Row]:
     worker = status.get("worker")
     if not worker:
         yield Row("worker", "none")
+        yield from _adapted_rows(status.get("adapted") or (), now)
         return
     since = worker.get("since")
     yield Row(
@@ -123,7 +128,11 @@ def _worker_rows(status: Json, now: datetime) -> Iterator[Row]:
             f"GPU memory {utilization}" if utilization and not engine.get("cpu") else "",
         ),
     )
-    for adapted in worker.get("adapted") or ():
+    yield from _adapted_rows(worker.get("adapted") or (), now)
+
+
+def _adapted_rows(adaptations: Iterable[Json], now: datetime) -> Iterator[Row]:
+    for adapted in adaptations:
         asked, used = adapted.get("asked"), adapted.get("used")
         why = f"since {clock(adapted.get('at'), now)}, {adapted.get('cause')}"
         yield Row("  adapted", f"{adapted.get('option')} is {used}, asked for was {asked}; {why}")
@@ -150,11 +159,15 @@ def _requests(requests: Json) -> str:
     return join(*(f"{requests.get(key, 0)} {key}" for key in ("running", "waiting", "held")))
 
 
-def _failure_rows(failure: Json, now: datetime) -> Iterator[Row]:
+def _failure_rows(failure: Json, now: datetime, *, is_over: bool) -> Iterator[Row]:
     at = failure.get("at")
     text = f"{failure.get('cause')} at {clock(at, now)} ({age(at, now)} ago)"
     action = failure.get("action")
-    yield Row("failure", f"{text}, then: {action}" if action else text, Tone.WARNING)
+    said = f"{text}, then: {action}" if action else text
+    if is_over:
+        yield Row("failure", f"{said}; it is over")
+    else:
+        yield Row("failure", said, Tone.WARNING)
     yield from details(failure)
 
 

@@ -48,8 +48,13 @@ def took(operation: Json) -> str:
 def done_sentence(operation: Json) -> str:
     """Say what a finished operation brought."""
     result = operation.get("result") or {}
+    changed = (operation.get("params") or {}).get("changed")
     if operation.get("kind") == "stop":
         said = "stopped"
+    elif changed:
+        model = result.get("model")
+        is_served = f"serving {model}" if model else "no model is served"
+        said = f"settings read again: {changed} changed; {is_served}"
     elif model := result.get("model"):
         at = endpoint(result)
         said = f"serving {model} at {at}" if at else f"serving {model}"

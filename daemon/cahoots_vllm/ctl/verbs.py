@@ -129,7 +129,9 @@ def config_check(ctx: Context) -> int:
     # The daemon's own reading of them, in a process of its own: it needs pydantic.
     mode = ["--system"] if ctx.args.system else []
     asks = ["--json"] if ctx.args.json else []
-    command = [sys.executable, "-m", "cahoots_vllm.main", *mode, *asks, "--check", *ctx.args.files]
+    # A file may have an option's name.
+    files = [f"./{name}" if name.startswith("-") else name for name in ctx.args.files]
+    command = [sys.executable, "-m", "cahoots_vllm.main", *mode, *asks, "--check", *files]
     return subprocess.run(command, check=False).returncode
 
 
@@ -157,7 +159,11 @@ def memory_reset(ctx: Context) -> int:
     model = ctx.args.model
     path = f"/v1/memory?model={quote(model)}" if model else "/v1/memory"
     document = ctx.client.call("DELETE", path)
-    said = f"{document.get('forgotten', 0)} forgotten; the next start begins with what is asked for"
+    count = document.get("forgotten", 0)
+    about = f"about {model}" if model else "about any model"
+    said = f"nothing was known {about}"
+    if count:
+        said = f"{count} forgotten; the next start begins with what is asked for"
     ctx.console.result(document, [Line(said)])
     return ExitCode.DONE
 

@@ -7,10 +7,12 @@ from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.settings import EngineInfo
 
 SYSTEM_ENGINE = Path("/opt/cahoots-vllm/engine")
+# Where packaging/quickstart puts it, beside the daemon's sources.
+_CHECKOUT_ENGINE = Path(__file__).resolve().parents[3] / ".engine"
 
 
 def find_engine(configured: Path | None) -> EngineInfo:
-    """Return the configured engine, else the system's, else the one of `vllm` on PATH.
+    """Return the configured engine, else the system's, else `vllm` on PATH's, else the checkout's.
 
     Raises CahootsError (ENGINE_UNUSABLE) naming where it looked.
     """
@@ -32,6 +34,8 @@ def _find(configured: Path | None) -> EngineInfo:
     on_path = shutil.which("vllm")
     if on_path is not None:
         return _inspect(Path(on_path).resolve().parent.parent)
+    if (_CHECKOUT_ENGINE / "bin" / "vllm").is_file():
+        return _inspect(_CHECKOUT_ENGINE)
     raise CahootsError(
         Kind.ENGINE_UNUSABLE,
         f"cannot find an engine: neither {SYSTEM_ENGINE} nor vllm on PATH",

@@ -23,7 +23,7 @@ _NOT_READABLE = (
 # mm/oom_kill.c: "Out of memory: Killed process 123 (name) total-vm:...", with "Memory cgroup out
 # of memory" where a cgroup's limit was met, and no such words in front before Linux 5.1.
 _OOM_KILL = re.compile(r"(?:^|: )Killed process (\d+) \(")
-_XID = re.compile(r"NVRM: Xid \([^)]*\): (\d+)")
+_XID = re.compile(r"NVRM: Xid \([^)]*\): (\d+)(?:, pid='?(\d+))?")
 # The driver logs 45 for every killed process that was using the GPU: the end, not its cause.
 _XID_OF_A_KILL = "45"
 
@@ -107,13 +107,16 @@ def find_oom_kill(messages: Iterable[str], pids: Collection[int]) -> str | None:
     return None
 
 
-def find_xid(messages: Iterable[str]) -> str | None:
+def find_xid(messages: Iterable[str], pids: Collection[int] | None = None) -> str | None:
     """Return the first GPU error of NVIDIA's driver (its "Xid Errors" guide), the others' cause.
 
-    Xid 45 is passed over: it comes with every killed process, our own kills included.
+    Xid 45 is passed over: it comes with every killed process, our own kills included. With `pids`,
+    so is one that names another process; one that names none concerns the GPU as a whole.
     """
     for message in messages:
         found = _XID.search(message)
-        if found is not None and found[1] != _XID_OF_A_KILL:
+        if found is None or found[1] == _XID_OF_A_KILL:
+            continue
+        if pids is None or found[2] is None or int(found[2]) in pids:
             return message
     return None

@@ -5,6 +5,7 @@ them count kills for a cgroup's limit and for the host's memory alike; a cgroup'
 one of its own processes was killed.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +27,28 @@ class OomCounters:
     def __init__(self, pid: int, *, proc: Path = _PROC, cgroups: Path = _CGROUPS) -> None:
         """Note the counts that concern this process; where there are none, nothing grows."""
         cgroup_files = _cgroup_files(pid, proc, cgroups)
-        self._in_cgroup = {file: _count(file) for file in cgroup_files}
-        self._on_host = {proc / "vmstat": _count(proc / "vmstat")}
+        self._in_cgroup = _counts(cgroup_files)
+        self._on_host = _counts([proc / "vmstat"])
+        self._next = self._in_cgroup, self._on_host
+
+    @property
+    def are_readable(self) -> bool:
+        """Whether any count could be read."""
+        counts = (*self._in_cgroup.values(), *self._on_host.values())
+        return any(count is not None for count in counts)
+
+    def forget_older(self) -> None:
+        """Compare with the counts of the last call from now on: what is older concerns others."""
+        self._in_cgroup, self._on_host = self._next
+        self._next = _counts(self._in_cgroup), _counts(self._on_host)
 
     def grown(self) -> OomGrowth:
         """Compare with now. The process may be gone; ask before its cgroup is removed."""
         return OomGrowth(_has_grown(self._in_cgroup), _has_grown(self._on_host))
+
+
+def _counts(files: Iterable[Path]) -> dict[Path, int | None]:
+    return {file: _count(file) for file in files}
 
 
 def _has_grown(before: dict[Path, int | None]) -> bool:

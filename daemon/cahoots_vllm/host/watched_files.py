@@ -131,9 +131,7 @@ class _Trail:
         here, ahead, links = "/", list(reversed(path.parts[1:])), 0
         while ahead:
             part = ahead.pop()
-            if part == "..":
-                here = os.path.dirname(here)  # noqa: PTH120 (as above)
-                continue
+            # "here" has no link in it, so that ".." below means what it says.
             entry = os.path.join(here, part)  # noqa: PTH118 (as above)
             target = self._step(here, entry, is_last=not ahead)
             if target == entry and ahead:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 _CHUNK_BYTES = 65536
 _DRAIN_CHUNKS = 32  # 2 MiB: more than a pipe holds (pipe(7): 1 MiB at most)
 _MAX_LINE = 4000
-_MAX_LINES = 5000
+# The start is kept for good: what it says decides how later words are read.
+_FIRST_LINES, _LAST_LINES = 3000, 2000
 _MIN_SECRET = 6  # a "1" or "true" is no secret: masking it would blind the phases
 LineSink = Callable[[str], None]
 
@@ -31,19 +32,26 @@ class OutputPump:
         )
         self._secrets = tuple(masked)  # the longest first: one may be part of another
         self._rest = b""
-        self.lines: deque[str] = deque(maxlen=_MAX_LINES)
+        self._first: list[str] = []
+        self._last: deque[str] = deque(maxlen=_LAST_LINES)
         self.last_line_at = asyncio.get_running_loop().time()
         os.set_blocking(read_end, False)
         asyncio.get_running_loop().add_reader(read_end, self._read)
 
-    def _read(self) -> None:
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What was said: the first 3000 lines and the last 2000."""
+        return (*self._first, *self._last)
+
+    def _read(self) -> bool:
+        """Take a chunk; whether there was one."""
         try:
             chunk = os.read(self._read_end, _CHUNK_BYTES)
         except BlockingIOError:
-            return
+            return False
         if not chunk:
             self.close()
-            return
+            return False
         self.last_line_at = asyncio.get_running_loop().time()
         # Progress bars end a line with \r; vLLM's multi-line messages hold \r\n inside.
         pieces = (self._rest + chunk).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
@@ -55,13 +63,15 @@ class OutputPump:
             self._rest = whole[end:]
         for piece in pieces:
             self._take(piece)
+        return True
 
     def _take(self, piece: bytes) -> None:
         # Masked before it is cut: half a secret would not be known as one.
         text = self._mask(piece).decode(errors="replace").rstrip()[:_MAX_LINE]
         if not text:
             return
-        self.lines.append(text)
+        kept = self._first if len(self._first) < _FIRST_LINES else self._last
+        kept.append(text)
         self._sink(text)
 
     def _mask(self, piece: bytes) -> bytes:
@@ -83,11 +93,7 @@ class OutputPump:
         Bounded: a process that floods the pipe must not keep the loop.
         """
         for _ in range(_DRAIN_CHUNKS):
-            if self._read_end < 0:
-                return
-            before = self.last_line_at, len(self._rest), len(self.lines)
-            self._read()
-            if (self.last_line_at, len(self._rest), len(self.lines)) == before:
+            if self._read_end < 0 or not self._read():
                 return
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from cahoots_vllm.core.evidence import HostEvidence
 from cahoots_vllm.core.launch import WORKER_MARK, LaunchSpec, build_argv
 from cahoots_vllm.core.phases import StartProgress, advance
 from cahoots_vllm.core.settings import WorkerSettings
+from cahoots_vllm.host.blocking import run_blocking
 from cahoots_vllm.host.cgroup import WorkerCgroup
 from cahoots_vllm.host.children import Child, Children, Command
 from cahoots_vllm.host.kernel_log import KernelLog
@@ -26,13 +27,14 @@ from cahoots_vllm.worker.deaths import watch_processes
 from cahoots_vllm.worker.output import LineSink, OutputPump
 from cahoots_vllm.worker.probe import Probe
 from cahoots_vllm.worker.tree import Growth, WorkerTree
-from cahoots_vllm.worker.witness import Witness, call_witness, hear_witness
+from cahoots_vllm.worker.witness import Witness, call_witness, hear_witness, refresh_witness
 
 _POLL_S = 0.25
 # After an engine process died the API server says why and answers its clients within half a
 # second; its own exit would take up to 5 s (entrypoints/launchers/launcher.py:309).
 _LAST_WORDS_S = 1.0
 _NOTE_EVERY_S = 1.0
+_JUDGE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +204,7 @@ class Worker:
                 await asyncio.wait((death,), timeout=interval_s)
                 if death.done():
                     return death.result()
+                await refresh_witness(self._witness)
                 if await probe.is_engine_dead():
                     return "/health says 503: the engine is dead"
         finally:
@@ -221,14 +224,19 @@ class Worker:
         if exit_status.done():
             status = exit_status.result()
             exit_ = Exit(code=status) if status >= 0 else Exit(signal=-status)
-        return diagnose(
-            exit_,
-            tuple(running.pump.lines),
-            was_ready=self._is_ready,
-            seen=seen,
-            evidence=evidence,
-            is_unasked=True,
-        )
+        lines, was_ready = running.pump.lines, self._is_ready
+
+        def judge() -> Diagnosis:
+            return diagnose(
+                exit_, lines, was_ready=was_ready, seen=seen, evidence=evidence, is_unasked=True
+            )
+
+        # In a thread: thousands of lines are read by hundreds of rules, and requests are held.
+        try:
+            return await run_blocking(judge, deadline_s=_JUDGE_S)
+        except TimeoutError:
+            why = f"the worker ended ({exit_}); its log could not be judged in {_JUDGE_S:.0f} s"
+            return Diagnosis(Cause.UNKNOWN, why, "read it: cahootsctl logs", is_retryable=True)
 
     async def request_counts(self) -> tuple[int, int] | None:
         """Return how many requests run and wait in the engine, None if it does not say."""

@@ -4,6 +4,7 @@ Read in a thread: it opens files of /proc and /sys.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 from cahoots_vllm.core.evidence import NO_EVIDENCE, HostEvidence
 from cahoots_vllm.host.blocking import run_blocking
@@ -24,20 +25,26 @@ class Witness:
         self._kernel_log = kernel_log
         self._counters = OomCounters(main)
         self._pids = {main}
+        self._recent: tuple[str, ...] = ()
         kernel_log.take()  # what was said before concerns others
 
     def note(self, pids: Iterable[int]) -> None:
         """Remember who was in the worker: the dead cannot be asked."""
         self._pids.update(pids)
 
+    def forget_older(self) -> None:
+        """Let go of what happened before the last call: the worker has outlived it."""
+        self._counters.forget_older()
+        self._recent = self._kernel_log.take()
+
     def testify(self) -> HostEvidence:
         """Return what the host says now."""
-        messages = self._kernel_log.take()
+        messages = (*self._recent, *self._kernel_log.take())
         return HostEvidence(
             oom_kill=self._oom_kill(messages),
-            xid=find_xid(messages),
+            xid=find_xid(messages, self._pids if has_initial_pids() else None),
             host_available_bytes=read_host_memory().available_bytes,
-            has_kernels_word=True,
+            has_kernels_word=self._kernel_log.is_readable or self._counters.are_readable,
         )
 
     def _oom_kill(self, messages: tuple[str, ...]) -> str | None:
@@ -58,6 +65,13 @@ async def call_witness(main: int, kernel_log: KernelLog) -> Witness | None:
         return await run_blocking(lambda: Witness(main, kernel_log), deadline_s=_DEADLINE_S)
     except (OSError, TimeoutError):
         return None  # the log alone must tell
+
+
+async def refresh_witness(witness: Witness | None) -> None:
+    """Let it forget what the worker has outlived; a host that does not answer is no matter."""
+    if witness is not None:
+        with suppress(OSError, TimeoutError):
+            await run_blocking(witness.forget_older, deadline_s=_DEADLINE_S)
 
 
 async def hear_witness(witness: Witness | None) -> HostEvidence:

@@ -120,13 +120,14 @@ async def test_freed_memory_is_a_cure_for_memory(world: World) -> None:
 
 
 async def test_freed_disk_space_is_a_cure(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    free = [0.01]
-    monkeypatch.setattr(cure, "_free_share", lambda _: free[0])
+    gib = 1 << 30
+    free = [(gib, gib)]
+    monkeypatch.setattr(cure, "_free_space", lambda _: free[0])
     async with asyncio.TaskGroup() as tasks:
         with ended(world, tasks):
             world.update(world.failed(Cause.DISK_FULL), tasks)
             assert await hears(world) is None
-            free[0] = 0.2
+            free[0] = (2 * gib, gib)
             assert "space or memory was freed" in str(await hears(world))
 
 

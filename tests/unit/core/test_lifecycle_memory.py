@@ -178,7 +178,7 @@ def test_with_adapt_off_nothing_is_changed_and_it_says_so() -> None:
     lose(world, failure(Trait.AFTER_KV))
     assert world.state.phase is Phase.FAILED
     assert world.state.last_failure is not None
-    assert "memory.adapt is off" in world.state.last_failure.diagnosis.evidence
+    assert "memory.adapt is off" in world.state.last_failure.action
     assert len(world.spawned) == 1
 
 

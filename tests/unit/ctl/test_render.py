@@ -106,7 +106,7 @@ worker      pid 4242, generation 3, ready since Oct 01 02:13:05 (3 h 12 min), re
 engine      vLLM 0.33.0, context 32768 tokens, GPU memory 0.85
 endpoint    http://localhost:8001/v1
 requests    2 running, 0 waiting, 0 held
-failure     gpu_oom_alloc at Oct 01 02:10:00 (3 h 15 min ago), then: lower utilization
+failure     gpu_oom_alloc at Oct 01 02:10:00 (3 h 15 min ago), then: lower utilization; it is over
   evidence  torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a
             total capacity of 79.11 GiB
   remedy    none needed
@@ -142,7 +142,7 @@ requests    0 running, 0 waiting, 0 held"""
             {"state": "backoff", "retry_at": "2025-10-01T03:25:50Z"},
             "backoff: tries again in 45 s",
         ),
-        ({"state": "failed"}, "failed: it will not be tried again until a person acts"),
+        ({"state": "failed"}, "failed: waits for a change; `cahootsctl start` tries at once"),
         ({"state": "preparing", "worker": None}, "preparing"),
         (
             {"state": "starting", "worker": WORKER | {"sub_phase": "importing"}},

@@ -76,7 +76,7 @@ def test_a_worker_that_failed_for_good_leaves_nothing_served() -> None:
 failed      swap-model org/B, after 12 s
   why       No space left
   cause     disk_full
-now         serving nothing, failed: it will not be tried again until a person acts"""
+now         serving nothing, failed: waits for a change; `cahootsctl start` tries at once"""
     )
 
 

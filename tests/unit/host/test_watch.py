@@ -11,10 +11,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from watchfiles import awatch
@@ -77,7 +78,7 @@ async def watching(*files: Path, watch: FileWatch | None = None) -> AsyncIterato
                 told.queue.put_nowait({path: content(path) for path in paths})
 
     task = asyncio.create_task(collect())
-    await asyncio.sleep(0.15)  # until the notifications are asked for
+    await asyncio.sleep(0.3)  # until the watch is set and its first tick has passed
     try:
         yield told
     finally:
@@ -86,6 +87,12 @@ async def watching(*files: Path, watch: FileWatch | None = None) -> AsyncIterato
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+@pytest.fixture(autouse=True)
+def _quick_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Get the first look of a new watch over with: from then on only notifications are soon."""
+    monkeypatch.setattr(module, "_TICK_S", 0.2)
 
 
 @pytest.fixture
@@ -173,8 +180,40 @@ async def test_content_before_begin_is_known_and_after_it_told(env: Path) -> Non
     watch = FileWatch(lambda: (env,))
     await watch.begin()
     in_place(env, "A=2\n")  # nobody watches yet
-    async with aclosing(watch.changes()) as changes, asyncio.timeout(_SOON_S):
+    async with aclosing(watch.changes()) as changes, asyncio.timeout(0.8):
         assert await anext(changes) == (env,)
+
+
+async def test_change_while_the_watch_is_set_is_told_soon(
+    env: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def late(*paths: str, **options: Any) -> AsyncGenerator[object, None]:  # noqa: ANN401 (awatch's own)
+        await asyncio.to_thread(in_place, env, "A=2\n")
+        async with aclosing(awatch(*paths, **options)) as batches:
+            async for batch in batches:
+                yield batch
+
+    monkeypatch.setattr("cahoots_vllm.host.watch.awatch", late)
+    async with watching(env) as told:
+        await told.once(env, "A=2\n", within_s=2)
+
+
+async def test_directory_that_goes_before_it_is_watched_is_looked_for_again(
+    env: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [FileNotFoundError("No such file or directory"), FileNotFoundError("again")]
+
+    def fail(*paths: str, **options: Any) -> object:  # noqa: ANN401 (awatch's own)
+        if failures:
+            raise failures.pop()
+        return awatch(*paths, **options)
+
+    monkeypatch.setattr("cahoots_vllm.host.watch.awatch", fail)
+    async with watching(env) as told:
+        await asyncio.sleep(0.2)
+        assert (failures, told.watch.mode) == ([], "inotify")
+        in_place(env, "A=2\n")
+        await told.once(env, "A=2\n", within_s=0.9)
 
 
 async def test_half_written_file_is_waited_for(env: Path) -> None:
@@ -398,6 +437,17 @@ async def test_directory_stands_for_its_toml_files(tmp_path: Path) -> None:
         await told.once(two, "4")
 
 
+async def test_file_that_a_toml_points_at_is_watched(tmp_path: Path) -> None:
+    models, real = tmp_path / "models.d", tmp_path / "shared" / "real"
+    for directory in (models, real.parent):
+        directory.mkdir()
+    in_place(real, "1")
+    (models / "a.toml").symlink_to(real)
+    async with watching(models) as told:
+        in_place(real, "2")
+        await told.once(models / "a.toml", "2")
+
+
 async def test_file_that_is_newly_named_is_told_and_one_no_more_named_is_not(
     env: Path, tmp_path: Path
 ) -> None:
@@ -426,7 +476,6 @@ async def test_noise_beside_the_file_costs_no_looks(
 
     monkeypatch.setattr(module, "look_at", count)
     async with watching(env) as told:
-        await asyncio.sleep(1.1)  # the first look of a new watch
         looks.clear()
         for number in range(20):
             (env.parent / "daemon.log").write_text(str(number))
@@ -453,7 +502,6 @@ async def test_exhausted_inotify_means_polling_until_it_is_back(
 
     monkeypatch.setattr("cahoots_vllm.host.watch.awatch", refuse)
     monkeypatch.setattr(module, "_RETRY_TICKS", 2)
-    monkeypatch.setattr(module, "_TICK_S", 0.3)
     async with watching(env) as told:
         assert told.watch.mode == "polling"
         assert "fs.inotify.max_user_watches" in told.watch.reason
@@ -515,7 +563,6 @@ async def test_change_without_notification_is_seen_by_the_heartbeat(
     env: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_HEARTBEAT_S", 0.5)
-    monkeypatch.setattr(module, "_TICK_S", 0.3)
     grandparent = env.parent / "a"
     deep = grandparent / "b" / ".env"
     for top, text in ((grandparent, "one"), (env.parent / "c", "two")):
@@ -560,7 +607,6 @@ async def test_file_system_that_hangs_holds_one_thread_and_is_said(
         return watched_files.look_at(sources)
 
     monkeypatch.setattr(module, "_LOOK_DEADLINE_S", 0.3)
-    monkeypatch.setattr(module, "_TICK_S", 0.3)
     async with watching(env) as told:
         monkeypatch.setattr(module, "look_at", hang)
         in_place(env, "A=2\n")

@@ -10,6 +10,7 @@ from cahoots_vllm.core.memory.search import (
     Step,
     begin,
     forgiven,
+    fresh,
     known_to_fail,
     worked,
 )
@@ -18,5 +19,6 @@ from cahoots_vllm.core.memory.sizes import Change, Sizes, apply_sizes, read_size
 __all__ = [
     "DEFAULT_MEMORY_LIMITS", "GIB", "HOST_KEY", "Answer", "Attempt", "Change", "GiveUp", "Memory",
     "MemoryLimits", "Next", "Room", "Same", "Shortage", "Sizes", "Step", "Wait", "apply_sizes",
-    "begin", "forgiven", "gate", "known_to_fail", "plan", "read_sizes", "used_devices", "worked",
+    "begin", "forgiven", "fresh", "gate", "known_to_fail", "plan", "read_sizes", "used_devices",
+    "worked",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ from cahoots_vllm.core.diagnosis.causes import Diagnosis, Figures, Trait
 from cahoots_vllm.core.memory.moves import fitted, next_sizes
 from cahoots_vllm.core.memory.room import Room, Shortage
 from cahoots_vllm.core.memory.search import (
+    FITTED,
     Attempt,
     Memory,
     MemoryLimits,
@@ -213,4 +214,4 @@ def gate(memory: Memory, room: Room, limits: MemoryLimits, now: float) -> Next |
     sizes = fitted(memory, room.limit or 0, room, limits) if may_fit else None
     if sizes is None:
         return Wait(memory, shortage)
-    return Next(changed(memory, sizes, Step(now, "gpu_oom_startup_free", str(shortage), ())))
+    return Next(changed(memory, sizes, Step(now, FITTED, str(shortage), ())))

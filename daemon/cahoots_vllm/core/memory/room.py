@@ -33,6 +33,11 @@ class Shortage:
         """Whether an earlier worker of ours holds memory: it is ended, so nothing need shrink."""
         return any(holder.is_ours for holder in self.holders)
 
+    def is_like(self, other: "Shortage") -> bool:
+        """Whether it is the same wait: what somebody trains never has the same MiB twice."""
+        pids = {holder.pid for holder in self.holders}
+        return self.device == other.device and pids == {holder.pid for holder in other.holders}
+
     def __str__(self) -> str:
         """Say it in one sentence, the largest holder first."""
         free, wanted, total = (
@@ -40,7 +45,7 @@ class Shortage:
         )
         text = f"{self.device} has {free} of {total} GiB free, {wanted} GiB are wanted"
         held = ", ".join(_name(holder) for holder in self.holders[:3])
-        return f"{text}; held by {held}" if held else text
+        return f"{text}; held by {held or 'processes not visible here'}"
 
 
 def _name(holder: Holder) -> str:

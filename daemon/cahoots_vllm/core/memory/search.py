@@ -6,14 +6,17 @@ the search is a bracket, so it ends.
 """
 
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
-from cahoots_vllm.core.memory.sizes import Change, Sizes, changes_between
+from cahoots_vllm.core.memory.sizes import CONTEXT, SHARE, Change, Sizes, changes_between
 
 WEEK_S = 7 * 86400.0
 DAY_S = 86400.0
 # In place of vLLM's default, where that takes too much.
 FIRST_BATCH, FIRST_SEQS = 2048, 128
 KV_STEP = 0.85
+# The cause of a step that fits a start to what others leave.
+FITTED = "gpu_oom_startup_free"
 _KEPT_STEPS = 20
 _KEPT_ATTEMPTS = 50
 
@@ -134,7 +137,7 @@ def begin(asked: Sizes, known: Memory | None, limits: MemoryLimits, now: float) 
     if known is None:
         return Memory(asked, asked)
     if known.asked != asked:
-        return Memory(asked, asked, is_cpu=known.is_cpu, block=known.block)
+        return fresh(replace(known, asked=asked))
     kept = tuple(attempt for attempt in known.failed if now - attempt.at < WEEK_S)
     memory = replace(known, failed=kept, tries=0, loading_failures=0)
     if not memory.is_adapted:
@@ -142,7 +145,40 @@ def begin(asked: Sizes, known: Memory | None, limits: MemoryLimits, now: float) 
     if not limits.adapt or not _is_within(memory, limits):
         reason = "memory.adapt is off, or its limits changed: what is asked for"
         return changed(memory, asked, Step(now, "limits", reason, ()))
-    return _climbed(memory, limits, now)
+    return _climbed(_viable(_unfitted(memory, now), now), limits, now)
+
+
+def fresh(memory: Memory) -> Memory:
+    """Return a search that knows nothing yet, for the same sizes asked for."""
+    return Memory(memory.asked, memory.asked, is_cpu=memory.is_cpu, block=memory.block)
+
+
+def _unfitted(memory: Memory, now: float) -> Memory:
+    """Take back what was done for memory that others held: the gate looks again before a start."""
+    fits = list(takewhile(lambda step: step.cause == FITTED, reversed(memory.steps)))
+    if not fits or not any(step.changes for step in fits):
+        return memory
+    share, length = memory.current.share, memory.current.max_model_len
+    for change in (change for step in fits for change in step.changes):  # the newest step first
+        if change.option == SHARE and isinstance(change.before, float):
+            share = round(change.before * 1000)
+        if change.option == CONTEXT:
+            length = change.before if isinstance(change.before, int) else None
+    sizes = replace(memory.current, share=share, max_model_len=length)
+    if known_to_fail(memory, sizes):
+        return memory
+    reason = "it was lowered for what others held; what is free is looked at again"
+    return changed(memory, sizes, Step(now, "climb", reason, ()))
+
+
+def _viable(memory: Memory, now: float) -> Memory:
+    """Leave sizes that are known to fail, e.g. of a search that was cut short."""
+    if not known_to_fail(memory, memory.current):
+        return memory
+    for sizes in (memory.good, memory.asked):
+        if sizes is not None and not known_to_fail(memory, sizes):
+            return changed(memory, sizes, Step(now, "search", "the last sizes failed", ()))
+    return memory
 
 
 def _is_within(memory: Memory, limits: MemoryLimits) -> bool:

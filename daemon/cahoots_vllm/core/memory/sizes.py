@@ -15,6 +15,7 @@ CONTEXT: Final = "max-model-len"
 BATCH: Final = "max-num-batched-tokens"
 SEQS: Final = "max-num-seqs"
 KV_BYTES: Final = "kv-cache-memory-bytes"
+SIZE_OPTIONS = frozenset({SHARE, CONTEXT, BATCH, SEQS, KV_BYTES})
 
 # vLLM's own default where nothing is set (vllm/config/cache.py:102; 0.9 up to 0.15).
 _DEFAULT_SHARE = 920
