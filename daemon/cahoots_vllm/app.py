@@ -22,6 +22,7 @@ from cahoots_vllm.control.gpu_release import GpuRelease
 from cahoots_vllm.control.learned import Learned, MemoryRecord
 from cahoots_vllm.control.log_buffer import LogBuffer
 from cahoots_vllm.control.operations import Caller
+from cahoots_vllm.control.option_check import OptionCheck
 from cahoots_vllm.control.preflight import Preflight
 from cahoots_vllm.control.reload import Reloader
 from cahoots_vllm.control.rotation import Rotation
@@ -35,6 +36,7 @@ from cahoots_vllm.core.wire import GROUP, OperationState
 from cahoots_vllm.gateway.server import GatewayServer
 from cahoots_vllm.host import cgroup, sockets
 from cahoots_vllm.host.children import Children, become_subreaper
+from cahoots_vllm.host.engine_options import EngineOptions
 from cahoots_vllm.host.gpu import NvmlReader
 from cahoots_vllm.host.hub import ProcessHub
 from cahoots_vllm.host.kernel_log import KernelLog
@@ -126,6 +128,7 @@ class App:
         parts = Parts(
             context=context,
             preflight=Preflight(ProcessHub(self._children), self._paths.cache_dir),
+            options=OptionCheck(EngineOptions(self._paths.cache_dir, self._children)),
             rotation=self._rotation,
             release=GpuRelease(gpus),
             gate=Gate(gpus, f"{self._paths.runtime_dir}#"),

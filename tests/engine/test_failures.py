@@ -154,17 +154,22 @@ def test_share_too_small_for_the_context_goes_up_and_serves(story: Story, demo_m
         assert answers(daemon, DEMO)
 
 
-def test_refused_option_fails_after_one_start_and_recovers_by_a_reload(
+def test_refused_option_costs_no_start_a_refused_value_one_and_a_reload_recovers(
     story: Story, tiny_model: Path
 ) -> None:
-    story.profile(TINY, str(tiny_model), f'{BASE}no-such-option = "x"\n')
+    story.profile(TINY, str(tiny_model), f"{BASE}max-num-seq = 4\n")
     story.write_env(TINY)
     with story.running() as daemon:
-        status = wait_state(daemon, "failed")
-        failure = status["last_failure"]
+        failure = wait_state(daemon, "failed")["last_failure"]
         assert failure["cause"] == "bad_arguments"
-        assert "--no-such-option" in failure["evidence"]
-        assert "correct the option" in failure["remedy"]
+        assert "knows no option --max-num-seq" in failure["evidence"]
+        assert "did you mean max-num-seqs?" in failure["remedy"]
+        assert starts(daemon) == 0
+        story.profile(TINY, str(tiny_model), f'{BASE}dtype = "float15"\n')
+        assert daemon.ctl("reload").returncode != 0
+        failure = daemon.status()["last_failure"]
+        assert failure["cause"] == "bad_arguments"
+        assert "float15" in failure["evidence"]
         assert starts(daemon) == 1
         story.profile(TINY, str(tiny_model), BASE)
         reloaded = daemon.ctl("reload")

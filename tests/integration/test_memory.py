@@ -140,7 +140,7 @@ def test_weights_that_do_not_fit_are_given_up_with_what_to_do(gpu_daemon: Daemon
     why = failed(gpu_daemon)
     assert (why["cause"], gpu_daemon.started()) == ("gpu_oom_startup_alloc", 1)
     assert "quantized or smaller model" in why["remedy"]
-    assert "the weights do not fit" in why["evidence"]
+    assert "the weights do not fit" in why["action"]
     assert "quantized" in gpu_daemon.ctl("status").stdout
 
 
@@ -190,7 +190,7 @@ def test_context_is_never_shortened_below_the_floor(gpu_daemon: Daemon) -> None:
     assert gpu_daemon.started() <= 11
     why = failed(gpu_daemon)
     assert why["cause"] == "kv_cache_too_small"
-    assert "no sizes are left to try" in why["evidence"]
+    assert "no sizes are left to try" in why["action"]
 
 
 def test_no_memory_for_cache_blocks_goes_up_by_what_is_missing(gpu_daemon: Daemon) -> None:
@@ -243,7 +243,7 @@ def test_adapt_off_changes_nothing_and_says_so(gpu_daemon: Daemon) -> None:
     gpu_daemon.start()
     gpu_daemon.wait_phase("failed")
     assert gpu_daemon.started() == 1
-    assert "memory.adapt is off in cahoots-vllm.toml" in failed(gpu_daemon)["evidence"]
+    assert "memory.adapt is off in cahoots-vllm.toml" in failed(gpu_daemon)["action"]
     assert "memory.adapt is off in cahoots-vllm.toml" in gpu_daemon.log.read_text()
 
 

@@ -14,6 +14,7 @@ from cahoots_vllm.control.gate import Gate
 from cahoots_vllm.control.gpu_release import GpuRelease
 from cahoots_vllm.control.learned import Learned, MemoryKey, asked_for, memory_key
 from cahoots_vllm.control.log_buffer import LogBuffer
+from cahoots_vllm.control.option_check import OptionCheck
 from cahoots_vllm.control.preflight import Preflight
 from cahoots_vllm.control.rotation import Rotation
 from cahoots_vllm.control.state_file import StateFile
@@ -55,6 +56,7 @@ class Parts:
 
     context: WorkerContext
     preflight: Preflight
+    options: OptionCheck
     rotation: Rotation
     release: GpuRelease
     gate: Gate
@@ -165,10 +167,16 @@ class Effects:
     async def _run_check(self, goal: LaunchSpec, settings: Settings, *, repairs: bool) -> None:
         known = tuple(profile.name for profile in settings.profiles)
         env = _environment(goal, settings, with_token=True)
+        plain = _environment(goal, settings, with_token=False)
+        result: LaunchSpec | Diagnosis | None
         try:
-            result = await self._parts.preflight.check(
-                goal, env, known, self._on_progress, repairs=repairs
+            result = await self._parts.options.check(
+                goal, settings.engine, plain, self._on_progress
             )
+            if result is None:
+                result = await self._parts.preflight.check(
+                    goal, env, known, self._on_progress, repairs=repairs
+                )
         except CahootsError as error:
             result = Diagnosis(Cause.UNKNOWN, error.message, error.remedy, is_retryable=True)
         except OSError as error:  # a TimeoutError is one too

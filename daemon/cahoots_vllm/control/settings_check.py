@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cahoots_vllm.control.env_file import read_env_file
+from cahoots_vllm.control.option_check import nearest, unknown_option
 from cahoots_vllm.control.settings_files import CommandLine, load_settings
 from cahoots_vllm.control.settings_schema import (
     ConfigFile,
@@ -14,6 +15,8 @@ from cahoots_vllm.control.settings_schema import (
 )
 from cahoots_vllm.core.env_values import read_env
 from cahoots_vllm.core.errors import CahootsError
+from cahoots_vllm.host.children import Children
+from cahoots_vllm.host.engine_options import EngineOptions
 from cahoots_vllm.host.paths import Paths
 
 
@@ -39,7 +42,10 @@ class Finding:
 
 
 def check_settings(paths: Paths, line: CommandLine, files: Iterable[Path]) -> list[Finding]:
-    """Return a finding for each file, or one for the settings as the daemon would read them."""
+    """Return a finding for each file, or one for the settings as the daemon would read them.
+
+    Options are compared with the engine's where a daemon has asked that engine before.
+    """
     chosen = list(files)
     if chosen:
         return [_check_file(path) for path in chosen]
@@ -47,7 +53,14 @@ def check_settings(paths: Paths, line: CommandLine, files: Iterable[Path]) -> li
         settings = load_settings(paths, line)
     except CahootsError as error:
         return [Finding("the settings", error.message, error.remedy)]
-    return [Finding(f"{paths.config}, {settings.env_file}", warnings=settings.warnings)]
+    what = f"{paths.config}, {settings.env_file}"
+    known = EngineOptions(paths.cache_dir, Children()).cached(settings.engine)
+    for options in (settings.options, *(profile.options for profile in settings.profiles)):
+        found = unknown_option([name for name, _ in options], known) if known else None
+        if found is not None:
+            why = f"vLLM {settings.engine.version} knows no option --{found}"
+            return [Finding(what, why, f"mend it{nearest(found, known or ())}")]
+    return [Finding(what, warnings=settings.warnings)]
 
 
 def _check_file(path: Path) -> Finding:

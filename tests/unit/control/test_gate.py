@@ -12,6 +12,7 @@ from cahoots_vllm.control.gate import Gate
 from cahoots_vllm.core.evidence import Device
 from cahoots_vllm.core.launch import WORKER_MARK, LaunchSpec
 from cahoots_vllm.core.memory import HOST_KEY
+from cahoots_vllm.host import host_memory, process_info
 from cahoots_vllm.host.gpu import Gpu, GpuProcess
 
 GIB = 1 << 30
@@ -115,3 +116,24 @@ async def test_cpu_engine_has_the_hosts_memory() -> None:
     (device,) = await Gate(Gpus(()), MARK).read(is_cpu=True)
     assert device.key == HOST_KEY
     assert 0 < device.free_bytes <= device.total_bytes
+
+
+@pytest.mark.parametrize("error", [OSError("gone"), TimeoutError()])
+async def test_host_that_does_not_tell_holders_still_tells_the_memory(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(_pid: int) -> str:
+        raise error
+
+    monkeypatch.setattr(process_info, "owner_name", fail)
+    (device,) = await Gate(Gpus((gpu(20.0, os.getpid()),)), MARK).read(is_cpu=False)
+    assert device.free_bytes == 4 * GIB
+    assert device.holders == ()
+
+
+async def test_host_that_does_not_answer_is_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError
+
+    monkeypatch.setattr(host_memory, "read_host_memory", fail)
+    assert await Gate(Gpus(()), MARK).read(is_cpu=True) == ()

@@ -392,22 +392,26 @@ async def test_directory_that_does_not_exist_yet_is_waited_for(tmp_path: Path) -
         await told.once(env, "A=2\n")
 
 
-@pytest.mark.parametrize("is_same_inode_likely", [False, True])
-async def test_replaced_directory_is_watched_again(
-    tmp_path: Path, *, is_same_inode_likely: bool
-) -> None:
+@pytest.mark.parametrize("how", ["moved away", "removed", "removed, same inode"])
+async def test_replaced_directory_is_watched_again(tmp_path: Path, how: str) -> None:
     directory, new = tmp_path / "conf", tmp_path / "conf.new"
     env = directory / ".env"
     directory.mkdir()
-    in_place(env, "A=1\n")
-    async with watching(env) as told:
-        if not is_same_inode_likely:
+    env.write_text("A=1\n")
+
+    def replace() -> None:
+        if how != "removed, same inode":
             new.mkdir()
-        await asyncio.to_thread(shutil.rmtree, directory)
-        if is_same_inode_likely:
-            new.mkdir()
+        if how == "moved away":
+            directory.rename(tmp_path / "conf.old")
+        else:
+            shutil.rmtree(directory)
+        new.mkdir(exist_ok=True)
         (new / ".env").write_text("A=2\n")
         new.rename(directory)
+
+    async with watching(env) as told:
+        await asyncio.to_thread(replace)
         await told.once(env, "A=2\n")
         for number in (3, 4):
             in_place(env, f"A={number}\n")

@@ -269,3 +269,16 @@ def test_steps_are_bounded() -> None:
             answer(memory, Trait.FREE_TOO_SMALL, free, said=Figures(free_gib=75, total_gib=100))
         )
     assert len(memory.steps) == 20
+
+
+def test_search_that_was_cut_short_does_not_begin_with_what_is_known_to_fail() -> None:
+    asked, low = Sizes(900), Sizes(850)
+    memory = Memory(asked, low, failed=(Attempt(low, took_too_much=False, at=0.0),), good=asked)
+    assert begin(asked, memory, LIMITS, 1.0).current == asked
+
+
+def test_damaged_beyond_help_stays_as_it_is() -> None:
+    asked, low = Sizes(900), Sizes(850)
+    attempts = (Attempt(asked, took_too_much=False, at=0.0),)
+    memory = Memory(asked, low, failed=attempts)
+    assert begin(asked, memory, LIMITS, 1.0).current == low
