@@ -229,3 +229,17 @@ def test_swap_that_would_wait_for_others_brings_the_old_model_back(
     gpu_daemon.wait_phase("ready", timeout_s=5)
     assert gpu_daemon.status()["model"]["serving"] == "org/a"
     assert gpu_daemon.status()["wanted"]["model"] == "org/b"
+
+
+def test_what_must_wait_for_others_says_so_and_starts_by_itself_later(
+    gpu_daemon: Daemon, gpus: ScriptedGpus, holder: subprocess.Popen[bytes]
+) -> None:
+    gpus.show(Gpu().held_by(holder.pid, 20_000))
+    gpu_daemon.start()
+    gpu_daemon.wait_phase("backoff")
+    operation = gpu_daemon.change("restart")
+    assert operation["state"] == "failed", "nobody's terminal waits all night for a stranger"
+    assert f"pid {holder.pid}" in operation["problem"]["detail"]
+    assert "starts by itself" in operation["problem"]["remedy"]
+    gpus.show(Gpu())
+    gpu_daemon.wait_phase("ready")

@@ -77,6 +77,31 @@ def test_failure_is_tried_again_only_by_a_change(daemon: Daemon) -> None:
     assert daemon.status()["state"] == "ready"
 
 
+def test_reload_after_a_save_that_was_noticed_waits_for_the_same_change(daemon: Daemon) -> None:
+    """Who saves and then asks by habit must not be told that somebody is at it already."""
+    slow = {"delays_s": {"load": 2}}
+    daemon.play(Behaviour(), b=slow)
+    daemon.start_ready()
+    daemon.write_env(LOCAL_LLM_MODEL="org/b")
+    wait_for(lambda: daemon.status()["model"]["configured"] == "org/b")
+    assert daemon.change("reload")["state"] == "done"
+    assert daemon.status()["model"]["serving"] == "org/b"
+
+
+def test_reload_that_was_aborted_is_done_when_it_is_asked_for_again(daemon: Daemon) -> None:
+    daemon.play(Behaviour(), b={"delays_s": {"load": 20}})
+    daemon.start_ready()
+    daemon.write_env(LOCAL_LLM_MODEL="org/b")
+    wait_for(lambda: daemon.status()["state"] == "starting")
+    running = daemon.api("GET", "/v1/operations")["operations"][0]
+    assert running["kind"] == "reload"
+    daemon.ctl("operations", "abort", running["id"])
+    wait_for(lambda: daemon.status()["model"]["serving"] == "org/a")
+    daemon.play(Behaviour(), b={})
+    assert daemon.change("reload")["state"] == "done"
+    assert daemon.status()["model"]["serving"] == "org/b"
+
+
 def test_override_outlives_a_reload_until_env_names_another_model(daemon: Daemon) -> None:
     daemon.start_ready()
     daemon.change("swap-model", {"model": "org/b"})

@@ -10,7 +10,7 @@ from cahoots_vllm.core.errors import Kind
 from cahoots_vllm.ctl.problems import ProblemError
 from fake_vllm.script import Behaviour
 
-from .event_stream import EventStream, event_stream
+from .event_stream import event_stream
 from .harness import Daemon, Json, wait_for
 
 BEFORE = """\
@@ -22,6 +22,11 @@ export LOCAL_LLM_MODEL="org/a"  # ours; do not touch
 VLLM_FAKE_SCRIPT={script}
 OPENAI_API_KEY='sk-elsewhere'
 # the end, without a line feed"""
+
+
+WRITTEN_TOO_EARLY = pytest.mark.xfail(
+    reason="the line is written before the swap, and stays when that fails", strict=True
+)
 
 
 def commented(daemon: Daemon) -> str:
@@ -37,13 +42,6 @@ def save(daemon: Daemon, model: str = "org/b") -> Json:
 
 def env(daemon: Daemon) -> str:
     return (daemon.root / ".env").read_text()
-
-
-def reload_that_followed(events: EventStream) -> Json:
-    """Return the reload event that names the model, and see the watch find nothing after it."""
-    event = events.next("reload")
-    assert [c["key"] for c in event["changes"]] == ["LOCAL_LLM_MODEL"], event
-    return event
 
 
 def test_saved_model_is_one_line_of_env_and_everything_else_of_it_stays(daemon: Daemon) -> None:
@@ -68,9 +66,9 @@ def test_own_edit_is_noticed_and_restarts_nothing(daemon: Daemon) -> None:
     daemon.start_ready()
     with event_stream(daemon.socket) as events:
         assert save(daemon)["state"] == "done"
-        reload_that_followed(events)
-        again = events.next("reload")  # the watch's: the file did change
-        assert (again["error"], again["changes"]) == (None, [])
+        own, watchs = events.next("reload"), events.next("reload")
+    assert "LOCAL_LLM_MODEL" in [change["key"] for change in own["changes"]]
+    assert (watchs["error"], watchs["changes"]) == (None, [])
     daemon.wait_phase("ready")
     assert daemon.started() == 2
     assert daemon.status()["worker"]["generation"] == 2
@@ -108,14 +106,16 @@ def test_override_ends_where_its_model_is_saved(daemon: Daemon) -> None:
     assert "LOCAL_LLM_MODEL=org/b\n" in env(daemon)
 
 
+@WRITTEN_TOO_EARLY
 def test_missing_line_is_added_at_the_end(daemon: Daemon) -> None:
     text = f"LLM_PROVIDER=local\nLOCAL_LLM_URL=http://localhost:{daemon.port}/v1\n"
     text += f"VLLM_FAKE_SCRIPT={daemon.script}\n"
     (daemon.root / ".env").write_text(text)
     daemon.start("--model", "org/a")
     daemon.wait_phase("ready")
-    daemon.api("POST", "/v1/swap-model", {"model": "org/b", "save": True})
+    assert save(daemon)["state"] == "done"
     assert env(daemon) == f"{text}LOCAL_LLM_MODEL=org/b\n"
+    assert daemon.status()["model"]["serving"] == "org/b"  # though the command line says org/a
 
 
 def test_people_save_with_one_option(daemon: Daemon) -> None:
@@ -162,18 +162,78 @@ def test_file_that_cannot_be_replaced_is_refused_with_the_line_to_write(daemon: 
     assert daemon.started() == 1
 
 
+@WRITTEN_TOO_EARLY
 @pytest.mark.parametrize(
-    "b", [None, {"log": "bad_arguments", "die_at": "config", "exit_code": 2}],
+    ("model", "b"),
+    [
+        ("org-typo", {}),
+        ("org/b", {"log": "bad_arguments", "die_at": "config", "exit_code": 2}),
+    ],
     ids=["unknown", "dies"],
-)  # fmt: skip
-def test_swap_that_fails_leaves_env_as_it_was(daemon: Daemon, b: dict[str, object] | None) -> None:
+)
+def test_swap_that_fails_leaves_env_as_it_was(
+    daemon: Daemon, model: str, b: dict[str, object]
+) -> None:
     """A swap is a transaction: only what is served is written."""
     before = commented(daemon)
-    if b is not None:
-        daemon.play(Behaviour(), b=b)
+    daemon.play(Behaviour(), b=b)
     daemon.start_ready()
-    assert save(daemon, "org/b" if b is not None else "org-typo")["state"] == "failed"
+    assert save(daemon, model)["state"] == "failed"
     daemon.wait_phase("ready")
-    wait_for(lambda: env(daemon) == before, what=".env is as it was")
+    assert env(daemon) == before
+    shown = daemon.status()["model"]
+    assert (shown["configured"], shown["serving"], shown["override"]) == ("org/a", "org/a", None)
+
+
+@WRITTEN_TOO_EARLY
+def test_nothing_is_written_before_it_is_served(daemon: Daemon) -> None:
+    before = env(daemon)
+    daemon.play(Behaviour(), b={"delays_s": {"load": 30}})
+    daemon.start_ready()
+    operation = daemon.api("POST", "/v1/swap-model", {"model": "org/b", "save": True})
+    daemon.wait_phase("starting")
+    assert env(daemon) == before
+    daemon.api("DELETE", f"/v1/operations/{operation['id']}")
+    daemon.wait_phase("ready")
+    assert (env(daemon), daemon.status()["model"]["serving"]) == (before, "org/a")
+
+
+def test_newer_edit_supersedes_a_save_that_is_under_way(daemon: Daemon) -> None:
+    daemon.add_model("org/c")
+    daemon.play(Behaviour(), b={"delays_s": {"load": 30}})
+    daemon.start_ready()
+    operation = daemon.api("POST", "/v1/swap-model", {"model": "org/b", "save": True})
+    daemon.wait_phase("starting")
+    daemon.write_env(LOCAL_LLM_MODEL="org/c")
+    assert daemon.wait_operation(operation["id"])["state"] == "aborted"
+    wait_for(lambda: daemon.status()["model"]["serving"] == "org/c", what="org/c is served")
+    assert "LOCAL_LLM_MODEL=org/c\n" in env(daemon)
+
+
+@WRITTEN_TOO_EARLY
+def test_mistake_in_env_is_said_before_anything_is_stopped(daemon: Daemon) -> None:
+    daemon.start_ready()
+    (daemon.root / ".env").write_text(f"{env(daemon)}no assignment\n")
+    with pytest.raises(ProblemError, match="not KEY=VALUE"):
+        save(daemon)
+    assert "LOCAL_LLM_MODEL=org/a\n" in env(daemon)
+    assert daemon.started() == 1
+
+
+@WRITTEN_TOO_EARLY
+def test_file_that_goes_meanwhile_fails_with_the_line_to_write(daemon: Daemon) -> None:
+    """The model is served all the same, as one that `swap-model` chose."""
+    daemon.play(Behaviour(), b={"delays_s": {"load": 0.7}})
+    daemon.start_ready()
+    operation = daemon.api("POST", "/v1/swap-model", {"model": "org/b", "save": True})
+    path = daemon.root / ".env"
+    path.rename(daemon.root / "was.env")
+    ended = daemon.wait_operation(operation["id"])
+    assert (ended["state"], ended["problem"]["type"]) == (
+        "failed",
+        f"urn:cahoots-vllm:problem:{Kind.CONFLICT}",
+    )
+    assert "by hand: LOCAL_LLM_MODEL=org/b" in ended["problem"]["remedy"]
+    (daemon.root / "was.env").rename(path)
     model = daemon.status()["model"]
-    assert (model["configured"], model["serving"], model["override"]) == ("org/a", "org/a", None)
+    assert (model["serving"], model["override"]) == ("org/b", "org/b")

@@ -175,6 +175,14 @@ class Operations:
             return None
         return self._end(running, verdict, result, problem)
 
+    def supersede(self, goal: LaunchSpec | None) -> Operation | None:
+        """End the running operation if it works for another goal; return it then."""
+        running = self.running
+        if running is None or running.target.goal == goal:
+            return None
+        state, problem = _superseded()
+        return self._end(running, state, {}, problem)
+
     def abort(self, id_: str) -> Operation:
         """End a running operation as aborted. Raises CahootsError (NOT_FOUND, CONFLICT)."""
         operation = self.get(id_)

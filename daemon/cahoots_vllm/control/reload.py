@@ -41,11 +41,13 @@ class Reloader:
         self._lock = asyncio.Lock()
 
     async def reload(self, by: Caller) -> Operation:
-        """Do what a person asked for.
+        """Do what a person asked for; what the watch has begun meanwhile is the same.
 
         Raises CahootsError: BUSY and CONFLICT, or what is wrong with the settings.
         """
-        self._supervisor.operations.refuse_if_busy()
+        running = self._supervisor.operations.running
+        if running is None or running.kind != "reload":
+            self._supervisor.operations.refuse_if_busy()
         operation = await self._take(by)
         return operation or self._supervisor.operations.newest_first()[0]
 

@@ -107,7 +107,8 @@ def _read_profiles(directories: tuple[Path, ...]) -> tuple[Profile, ...]:
     """Return the profiles by name; a later directory's wins over an earlier one's."""
     found: dict[str, Profile] = {}
     for directory in directories:
-        for path in sorted(directory.glob("*.toml")) if directory.is_dir() else ():
+        # Not what begins with a dot: an editor's lock or swap file (Emacs: `.#a.toml`).
+        for path in sorted(directory.glob("[!.]*.toml")) if directory.is_dir() else ():
             parsed = parse_toml(path, ProfileFile, "the profile")
             found[parsed.name] = Profile(
                 name=parsed.name,

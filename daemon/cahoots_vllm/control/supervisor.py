@@ -129,11 +129,15 @@ class Supervisor:
         """Go on with other settings (`changed` says which); the worker changes only if it has to.
 
         What a person stopped stays stopped. A failed goal is tried again if anything changed. An
-        operation that is under way is superseded where its goal is no longer wanted; None then.
+        operation that is under way is superseded where its goal is no longer wanted, and else goes
+        on in place of a new one; None then.
         """
         old, self.settings = self.settings, settings
         is_wanted = self.state.goal is not None or not old.is_local
         goal = self._goal(settings) if settings.is_local and is_wanted else None
+        superseded = self.operations.supersede(goal) if not self._is_shutting_down else None
+        if superseded is not None:
+            self._announcer.operation(superseded)
         is_free = self.operations.running is None and not self._is_shutting_down
         params = {"changed": changed}
         operation = self._begin("reload", params, by, Target(goal)) if is_free else None

@@ -1,7 +1,8 @@
 """One line of a worker's output, taken apart: who says it, how loud, and what.
 
 The forms of vLLM 0.4 to 0.33, alone or pasted: behind the prefixes of docker compose, journald,
-kubectl, `grep -n`, a quoted mail; in colour; several workers' prefixes in one line.
+kubectl, `grep -n`, a quoted mail, our own `cahootsctl logs`; in colour; several workers' prefixes
+in one line.
 """
 
 import re
@@ -49,25 +50,33 @@ _RECORD = re.compile(
 _SHORT = re.compile(_LEVEL + r":[ \t]+")
 _COLOUR = re.compile(r"(?:\x1b|\^\[)\[[0-9;]*[mK]")
 _STAMP = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,\d]*(?:Z|[+-]\d\d:?\d\d)?"
+_DATE = r"[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?:[.,]\d+)?"
 # What other programs put before a line.
 _FOREIGN = re.compile(
     r"(?:>[ -]*"  # a quoted mail
-    r"|\d{1,7}[:-](?!\d)"  # grep -n
-    r"|[\w./-]+[ \t]+\|[ \t]?"  # docker compose: "vllm-1  | "
+    r"|\d{1,7}[:-](?!\d)(?: (?=\S))?"  # grep -n, slurm's labels
+    r"|[\w./|-]+[ \t]+\|[ \t]?"  # docker compose: "vllm-1  | "; pm2: "0|vllm  | "
+    r"|\[pod/[^\]\s]+\][ \t]"  # kubectl logs --prefix
     rf"|{_STAMP} \| [A-Z]+ +\| \w+ \| "  # loguru, around a program's stderr
-    rf"|(?:[A-Z]+ )?{_STAMP}[ \t](?:\[[^\]]*\] )?"  # docker, kubectl, a cloud's log viewer
+    rf"|(?:[A-Z]+ )?\[?{_STAMP}\]?[ \t](?:\[[^\]]*\] )?"  # docker, kubectl, a cloud's log viewer
     r"(?:(?:stdout|stderr) [FP] )?"  # the container runtime's own files
-    r"|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ [\w.@/-]+(?:\[\d+\])?: "  # journald, syslog
+    r"(?:[^\s:\[]+ [\w.@/-]+\[\d+\]: )?"  # journalctl -o short-iso
+    rf"|{_DATE} (?:[^\s:\[]+ )?[\w.@/-]+(?:\[\d+\])?: "  # journald, syslog, cahootsctl logs
     r"|\[rank\d+\]:[ \t]?"  # torch
     r"|\S+[ \t]+(?=\([A-Z][\w.-]+(?: rank=\d+)? pid=\d)"  # whatever stands before vLLM's own
     r")"
 )
+# `cahootsctl logs` shows the daemon's own lines between the worker's: no words of the engine.
+_DAEMONS = re.compile(rf"{_DATE} daemon: ")
 
 
 def parse_line(text: str) -> LogLine:
     """Split a line into process, level and message; never fails."""
     rest = _COLOUR.sub("", text).rstrip("\r\n") if "\x1b" in text or "^[" in text else text
-    rest = _without_foreign(rest.rstrip("\r\n"))
+    rest = rest.rstrip("\r\n")
+    if daemons := _DAEMONS.match(rest):
+        return LogLine(rest[daemons.end() :], None, "INFO")
+    rest = _without_foreign(rest)
     process = pid = level = None
     while match := _PROCESS.match(rest):
         # Two workers wrote at once: the last prefix is the one that the text belongs to.

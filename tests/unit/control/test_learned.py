@@ -1,5 +1,6 @@
 """Lessons about memory: kept by what they are about, over restarts, in the right clock."""
 
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -59,6 +60,28 @@ def test_adapted_launch_spec_has_the_key_of_what_was_asked_for() -> None:
     adapted = apply_sizes(LAUNCH, LESSON.current)
     assert adapted != LAUNCH
     assert key(launch=asked_for(adapted, LESSON)) == key()
+
+
+def test_sizes_are_compared_by_value_and_a_secret_is_no_part_of_the_key() -> None:
+    assert key(launch=LAUNCH.with_option("gpu-memory-utilization", "0.90")) == key()
+    secret = key(launch=LAUNCH.with_option("hf-token", "hf_neverToBeSeen"))
+    assert secret == key()
+    assert "hf_never" not in str(secret)
+
+
+def test_damaged_lesson_does_not_take_the_rest_of_the_state_file_along(tmp_path: Path) -> None:
+    file = StateFile(tmp_path / "state.json")
+    shelf = Shelf()
+    shelf.learned().put(memory_key(GOAL, LAUNCH, "0.32.0", GPUS), LESSON)
+    file.save(override="org/b", generation=7, memory=shelf.records)
+    document = json.loads((tmp_path / "state.json").read_text())
+    document["memory"].insert(0, {"key": "nonsense"})
+    (tmp_path / "state.json").write_text(json.dumps(document))
+    again = StateFile(tmp_path / "state.json")
+    record = again.load()
+    assert (record.override, record.generation) == ("org/b", 7)
+    assert record.memory == shelf.records
+    assert "1 lessons about memory" in again.warnings[0]
 
 
 def test_lesson_outlives_the_daemon_and_its_clock() -> None:

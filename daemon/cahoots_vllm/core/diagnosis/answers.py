@@ -53,4 +53,6 @@ _BY_CAUSE = {
 def answer_to(diagnosis: Diagnosis) -> str:
     """Return what the daemon would do, as the end of a sentence that begins with its name."""
     by_cause = _BY_CAUSE.get(diagnosis.cause, _WAITS)
+    if diagnosis.cause is Cause.CUDA_DRIVER and not diagnosis.is_retryable:
+        by_cause = "gives up until the engine, its CUDA tools or the settings are changed"
     return _BY_TRAIT.get(diagnosis.trait, by_cause)

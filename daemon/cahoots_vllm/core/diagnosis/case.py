@@ -1,11 +1,14 @@
 """Everything a verdict is made of: one start's log, how it ended, what the host saw."""
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cahoots_vllm.core.diagnosis.causes import Exit
-from cahoots_vllm.core.diagnosis.marks import BANNER, Marks, is_quoted, read_marks
+from cahoots_vllm.core.diagnosis.frames import HUB_FRAMES
+from cahoots_vllm.core.diagnosis.marks import DEATH, Marks, read_marks
+from cahoots_vllm.core.diagnosis.speakers import is_quoted
 from cahoots_vllm.core.diagnosis.transcript import NumberedLine, Statement, read_statements
 from cahoots_vllm.core.evidence import HostEvidence
 from cahoots_vllm.core.log_line import Depth
@@ -19,7 +22,11 @@ _OUTCRIES = re.compile(
     r"|.*result 'oom-kill'|(?:\S+: line \d+: +\d+ )?Killed\b|Bus error|Segmentation fault|Aborted"
     r"|nvidia-container-cli|docker: Error response|.*could not select device driver"
     r"|.*Watchdog caught collective|.*(?:core dumped)|Free memory on device .* less than"
-    r"|(?:/bin/sh: \d+: |sh: )?\S+: (?:command )?not found|Error 80\d|.*symbol lookup error"
+    r"|(?:\S*sh: (?:line )?(?:\d+: )?)?\S+: (?:command )?not found|Error 80\d"
+    r"|\[Errno \d+\] error while attempting to bind|Process \S+ \(PID: \d+\) died"
+    r"|CUDA [Ee]rror: out of memory|.*NCCL WARN Cuda failure|.*symbol lookup error"
+    r"|OpenBLAS blas_thread_init: pthread_create failed|libgomp: Thread creation failed"
+    r"|!+ Illegal instruction|Illegal instruction"
     r"|Error while creating shared memory segment|The NVIDIA driver on your system"
     r"|Failed to infer device type"
 )
@@ -28,13 +35,15 @@ _OUTCRIES = re.compile(
 ECHO = re.compile(
     r"Engine core initialization failed|WorkerProc initialization failed|EngineDeadError"
     r"|Frontend process failed|Failed core proc|RuntimeError: cancelled|Executor failed"
-    r"|(?:^|: )Worker failed with error|BrokenPipeError|ConnectionResetError"
-    r"|Connection reset by peer"
-    r"|Connection closed by peer|died unexpectedly \(exit code: (?:0|1|None)\)|^SystemExit"
+    r"|(?:^|: )Worker failed with error|BrokenPipeError|^SystemExit"
+    r"|died unexpectedly \(exit code: (?:0|1|None)\)"
     r"|Engine process failed to start|EngineCore (?:failed|encountered|hit)|leader process died"
     r"|^(?:\w+\.)*CancelledError|Background loop has errored|^GeneratorExit|^ray\.exceptions\."
     r"(?:RayActorError|ActorDiedError)|recvValue failed|Broken pipe|errored already|_error_callback"
 )
+# What a survivor says whose peer is gone, and a download whose server is.
+_PEER_GONE = re.compile(r"ConnectionResetError|Connection (?:reset|closed) by peer")
+_IN_HUB = re.compile(HUB_FRAMES)
 _CRASH = re.compile(r"!+ Segfault|Fatal Python|terminate called|what\(\)|Bus error|Segmentation")
 _DUMP_LINES = 300
 _SHELL_SIGNAL = 128  # a shell, docker and systemd's wrappers say 137 for signal 9
@@ -64,18 +73,6 @@ def normal_exit(exit_: Exit) -> Exit:
     return Exit(signal=code - _SHELL_SIGNAL) if _SHELL_SIGNAL < code < 2 * _SHELL_SIGNAL else exit_
 
 
-def split_starts(lines: Sequence[NumberedLine]) -> list[Sequence[NumberedLine]]:
-    """Cut a log that holds several starts at the second and each later banner."""
-    cuts = [0]
-    has_banner = False
-    for index, each in enumerate(lines):
-        if each.line.level in {"INFO", None} and BANNER.match(each.line.message):
-            if has_banner:
-                cuts.append(index)
-            has_banner = True
-    return [lines[a:b] for a, b in zip(cuts, [*cuts[1:], len(lines)], strict=True)]
-
-
 def make_case(
     exit_: Exit,
     lines: Sequence[NumberedLine],
@@ -87,7 +84,8 @@ def make_case(
 ) -> Case:
     """Read one start's log; `is_only` says that the whole log holds no other."""
     marks = read_marks(lines)
-    is_ready = marks.ready is not None if was_ready is None else was_ready
+    has_served = marks.ready is not None or marks.is_start_lost
+    is_ready = has_served if was_ready is None else was_ready
     # A log is bounded: of a long-lived server the start may be gone.
     ready_at = 0 if is_ready and marks.ready is None else marks.ready
     statements = tuple(read_statements(lines, _OUTCRIES, ready_at))
@@ -97,17 +95,19 @@ def make_case(
 def counts(statement: Statement, case: Case) -> bool:
     """Whether it can be the cause: users write into the log of a server too."""
     marks = case.marks
-    if marks.is_asked_to_stop and marks.stopped is not None and statement.number > marks.stopped:
-        return False  # what it says while it is being stopped
-    if statement.is_serving and is_quoted(statement.pid, statement.level, marks.pids):
+    if marks.is_ending(statement.number):
         return False
     if not statement.is_serving:
         return marks.ready is None  # what was said before serving began was survived
+    is_users = is_quoted(statement.pid, statement.level, marks.pids)
+    if is_users or marks.survived(statement.number):
+        return False
     if statement.depth is Depth.OUTER and statement.level is None:
         return _is_last_word(statement, case)
-    is_api_servers = statement.depth is Depth.OUTER and _is_named(statement, case)
+    # A line that names the API server is one of its requests'.
+    is_api_servers = statement.depth is Depth.OUTER and statement.process is not None
     is_dead = marks.death is not None or case.seen is not None or case.exit.is_known
-    return is_dead and not is_api_servers
+    return is_dead and (not is_api_servers or DEATH.match(statement.says) is not None)
 
 
 def _is_last_word(statement: Statement, case: Case) -> bool:
@@ -125,12 +125,14 @@ def _is_last_word(statement: Statement, case: Case) -> bool:
     return is_over and is_crash and end - statement.number <= _DUMP_LINES
 
 
-def _is_named(statement: Statement, case: Case) -> bool:
-    """Whether the line names its process: then the API server's errors are its requests'."""
-    line = next(each.line for each in case.lines if each.number == statement.number)
-    return line.process is not None
+def is_echo(statement: Statement) -> bool:
+    """Whether it only tells another process's failure again."""
+    if _PEER_GONE.search(statement.text) and not _IN_HUB.search(" ".join(statement.frames)):
+        return True
+    return ECHO.search(statement.text) is not None
 
 
 def message_at(case: Case, number: int) -> str:
     """Return the message of a numbered line."""
-    return next(each.line.message for each in case.lines if each.number == number)
+    at = bisect_left(case.lines, number, key=lambda each: each.number)
+    return case.lines[at].line.message

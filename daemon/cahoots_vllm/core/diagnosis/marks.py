@@ -1,9 +1,11 @@
 """What else a log tells: how far the start came, whether serving began, who began the end."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cahoots_vllm.core.diagnosis.speakers import ANSWERED, MANY, is_quoted, is_start_lost, own_pids
 from cahoots_vllm.core.diagnosis.transcript import NumberedLine
 from cahoots_vllm.core.log_line import Depth
 
@@ -22,12 +24,15 @@ _KV_SIZED = re.compile(
     r"|Capturing (?:CUDA|cuda) ?graphs?|Capturing the model for CUDA|Graph capturing finished"
 )
 _READY = re.compile(r"Application startup complete|Uvicorn running on")
+# Only the API server is asked to stop: an engine that is signalled alone was ended by somebody, or
+# by its own API server, which failed.
 _STOPPED = re.compile(
-    r"\[shutdown\] API server: shutdown triggered|\[shutdown\] \w+: trigger received signal"
-    r"|Gracefully stopping http server|Received (?:signal|SIG)"
-    r"|Shutting down(?: FastAPI HTTP server\.?)?$"
+    r"\[shutdown\] API server: shutdown triggered|Gracefully stopping http server"
+    r"|Received (?:signal|SIG)|Shutting down(?: FastAPI HTTP server\.?)?$"
     r"|Received exit signal|Stopping \S+\.service|Exiting due to SIG"
 )
+_SIGNALLED = re.compile(r"\[shutdown\] EngineCore\S*: trigger received signal")
+_ENDS_ENGINE = re.compile(r"\[shutdown\] (?:Process manager|MPClient): ")
 # vLLM's own word that its engine is dead; never one request's error.
 DEATH = re.compile(
     r"EngineCore (?:encountered|hit|failed)|(?:\w+\.)*\w*EngineDeadError|Engine (?:loop|background)"
@@ -35,12 +40,14 @@ DEATH = re.compile(
     r"|.*engine core exited unexpectedly"
     r"|Worker proc \S+ died|Engine core proc\S* .*died|Worker \S+ pid \d+ died|Worker failed"
     r"|Got fatal signal|Executor failed|AsyncLLM output_handler failed|!+ Segfault|Fatal Python"
-    r"|Worker process died|.*(?:worker|engine) (?:died|is dead|dead)\b|RPC call to|NVRM: Xid"
+    r"|Process \S+ \(PID: \d+\) died|Worker process died|RPC call to|NVRM: Xid"
+    r"|.*(?:worker|engine) (?:died|is dead|dead)\b"
     r"|.*[Oo]ut of memory: Kill|terminate called|.*terminating server process"
 )
 _KV_LEFT = re.compile(r"Available KV cache memory: (-?[\d.]+) GiB")
 _OVERRIDE = re.compile(r"num_gpu_blocks_override'?[:=] ?[1-9]|Overriding num_gpu_blocks=")
 _KV_BYTES = re.compile(r"kv_cache_memory_bytes'?[:=] ?'?[1-9]")
+_LAST_WORDS = 300  # lines; a streamed answer begins even where the engine hangs
 _LEAKED_SEMAPHORE = re.compile(r"leaked semaphore")
 
 
@@ -55,7 +62,13 @@ class Marks:
     kv_sized: int | None = None
     ready: int | None = None
     stopped: int | None = None
+    # The API server began to end its engine; the engine was told to end.
+    ended: int | None = None
+    signalled: int | None = None
     death: int | None = None
+    # The last of the answers to requests that came before a death, and the one with many after it.
+    answered: int | None = None
+    answered_on: int | None = None
     model: str | None = None
     kv_left_gib: float | None = None
     has_block_override: bool = False
@@ -63,11 +76,31 @@ class Marks:
     has_leaked_semaphore: bool = False
     # The processes that spoke while it started: who speaks later under another pid is a quotation.
     pids: frozenset[str] = frozenset()
+    is_start_lost: bool = False
 
     @property
     def is_asked_to_stop(self) -> bool:
         """Whether somebody ended it before anything died."""
         return self.stopped is not None and (self.death is None or self.stopped <= self.death)
+
+    @property
+    def is_engine_signalled(self) -> bool:
+        """Whether somebody else than the API server told the engine to end."""
+        at = self.signalled
+        return at is not None and (self.ended is None or at < self.ended)
+
+    def is_ending(self, number: int) -> bool:
+        """Whether a line stands below an end that was asked for: its errors explain nothing."""
+        if self.is_asked_to_stop and self.stopped is not None and number > self.stopped:
+            return True
+        return self.is_engine_signalled and self.signalled is not None and number > self.signalled
+
+    def survived(self, number: int) -> bool:
+        """Whether requests were answered long after a line, or many where nothing died."""
+        if self.answered is not None and self.answered > number + _LAST_WORDS:
+            return True
+        is_alive = self.death is None and self.answered_on is not None
+        return is_alive and number < (self.answered_on or 0)
 
 
 _FIRSTS = (
@@ -86,14 +119,14 @@ def read_marks(lines: Sequence[NumberedLine]) -> Marks:
     has_override = has_bytes = has_semaphore = False
     model: str | None = None
     kv_left: float | None = None
-    pids: set[str] = set()
+    is_lost = is_start_lost(lines)
+    pids: set[str] = own_pids(lines) if is_lost else set()
+    answers: deque[int] = deque(maxlen=MANY)
     for each in lines:
-        if each.line.pid is not None and "ready" not in at:
+        if each.line.pid is not None and "ready" not in at and not is_lost:
             pids.add(each.line.pid)
-        message, number = each.line.message, each.number
-        for name, pattern in _FIRSTS:
-            if name not in at and pattern.match(message):
-                at[name] = number
+        message = each.line.message
+        _mark_progress(each, at, is_lost=is_lost)
         if _ARGUMENTS.match(message) or "ngine" in message[:40]:
             model = model or _model(message)
             has_override |= _OVERRIDE.search(message) is not None
@@ -102,8 +135,8 @@ def read_marks(lines: Sequence[NumberedLine]) -> Marks:
         has_semaphore |= _LEAKED_SEMAPHORE.search(message) is not None
         if left := _KV_LEFT.match(message):
             kv_left = min(float(left[1]), kv_left) if kv_left is not None else float(left[1])
-        if "ready" in at or "engine_up" in at:
-            _mark_end(each, at, pids)
+        if is_lost or "ready" in at or "engine_up" in at:
+            _mark_end(each, at, pids, answers)
     return Marks(
         banner=at.get("banner"),
         resolved=at.get("resolved"),
@@ -112,6 +145,10 @@ def read_marks(lines: Sequence[NumberedLine]) -> Marks:
         kv_sized=at.get("kv_sized"),
         ready=at.get("ready"),
         stopped=at.get("stopped"),
+        ended=at.get("ended"),
+        signalled=at.get("signalled"),
+        answered=at.get("answered"),
+        answered_on=answers[0] if len(answers) == MANY else None,
         death=at.get("death"),
         model=model,
         kv_left_gib=kv_left,
@@ -119,28 +156,47 @@ def read_marks(lines: Sequence[NumberedLine]) -> Marks:
         has_kv_bytes=has_bytes,
         has_leaked_semaphore=has_semaphore,
         pids=frozenset(pids),
+        is_start_lost=is_lost,
     )
 
 
-def is_quoted(pid: str | None, level: str | None, pids: Collection[str]) -> bool:
-    """Whether a line is not of this start: users paste whole logs into prompts.
+def _mark_progress(each: NumberedLine, at: dict[str, int], *, is_lost: bool) -> None:
+    if is_lost or "ready" in at:
+        return  # what looks like a start is a user's paste
+    for name, pattern in _FIRSTS:
+        if name not in at and pattern.match(each.line.message):
+            at[name] = each.number
 
-    Where a server names its processes (since 0.10.2), each record does, and by a pid known from
-    the start.
-    """
-    return bool(pids) and pid not in pids and (pid is not None or level is not None)
 
-
-def _mark_end(each: NumberedLine, at: dict[str, int], pids: set[str]) -> None:
+def _mark_end(each: NumberedLine, at: dict[str, int], pids: set[str], answers: deque[int]) -> None:
     message, line = each.line.message, each.line
     if is_quoted(line.pid, line.level, pids):
         return
-    if "stopped" not in at and line.level in {"INFO", "WARNING", None} and _STOPPED.match(message):
-        at["stopped"] = each.number
+    if ANSWERED.match(message):
+        answers.append(each.number)
+        _take_back(at, answers)
+        return
+    is_said = line.level in {"INFO", "WARNING", None}
+    is_servers = line.depth is Depth.OUTER
+    if is_said and is_servers and _STOPPED.match(message):
+        at.setdefault("stopped", each.number)
+    if is_said and is_servers and _ENDS_ENGINE.match(message):
+        at.setdefault("ended", each.number)
+    if _SIGNALLED.match(message):
+        at.setdefault("signalled", each.number)
     # A bare line may be a user's, be it a whole crash dump: only vLLM's own prefix is believed.
-    is_vllms = line.level in {"ERROR", "CRITICAL"} or line.depth is not Depth.OUTER
-    if "death" not in at and is_vllms and DEATH.match(message):
-        at["death"] = each.number
+    is_vllms = line.level in {"ERROR", "CRITICAL"} or not is_servers
+    if is_vllms and DEATH.match(message):
+        at.setdefault("death", each.number)
+
+
+def _take_back(at: dict[str, int], answers: deque[int]) -> None:
+    """Forget an end after which many requests were answered: it was a user's text, or survived."""
+    for name in ("stopped", "ended", "signalled", "death"):
+        if name in at and len(answers) == MANY and answers[0] > at[name]:
+            del at[name]
+    if "death" not in at:
+        at["answered"] = answers[-1]
 
 
 def _model(message: str) -> str | None:

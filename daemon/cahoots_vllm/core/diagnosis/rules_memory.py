@@ -10,9 +10,10 @@ from cahoots_vllm.core.diagnosis.rule import Rule, rule
 # Who of torch, CUDA, its libraries and vLLM itself says "the GPU has no memory left", at the start.
 _OUT_OF_MEMORY = (
     r"^(?:torch\.)?(?:cuda\.)?OutOfMemoryError"
-    r"|(?:CUDA|HIP|XPU) out of memory"
-    r"|(?:CUDA|HIP)(?: driver)?(?: runtime)? error: out of memory"
-    r"|cudaErrorMemoryAllocation|hipErrorOutOfMemory|Cuda failure 2 'out of memory'"
+    r"|(?:CUDA|HIP|XPU|NPU|HPU|MLU|MUSA) out of memory"
+    r"|(?:CUDA|HIP)(?: driver)?(?: runtime)? [Ee]rror: out of memory"
+    r"|Triton Error \[(?:CUDA|HIP)\]: out of memory|XlaRuntimeError: RESOURCE_EXHAUSTED"
+    r"|cudaErrorMemoryAllocation|hipErrorOutOfMemory|Cuda failure (?:2 )?'out of memory'"
     r"|(?:CUBLAS|CUDNN|HIPBLAS)_STATUS_ALLOC_FAILED|not enough GPU memory"
     r"|UR_RESULT_ERROR_OUT_OF_(?:DEVICE|RESOURCES)"
 )
@@ -64,9 +65,28 @@ _HOST = (
 _SHM = "enlarge /dev/shm (in a container --shm-size or --ipc=host), or remove what was left in it"
 
 
-def _allocation(trait: Trait, within: str | None, remedy: str) -> Rule:
+_FEWER_SEQS = "lower max-num-seqs first, then gpu-memory-utilization by a small step"
+# What to do about a failed allocation, by when it failed.
+ALLOCATION_REMEDIES = {
+    Trait.LOADING: _SMALLER,
+    Trait.PROFILING: _FEWER,
+    Trait.SAMPLER: _FEWER_SEQS,
+    Trait.AFTER_KV: _STEP_DOWN,
+    Trait.SERVING: (
+        "lower gpu-memory-utilization by a small step, or lower max-num-seqs and "
+        "max-num-batched-tokens"
+    ),
+}
+
+
+def _allocation(trait: Trait, within: str | None) -> Rule:
     cause = Cause.GPU_OOM_SERVING if trait is Trait.SERVING else Cause.GPU_OOM_STARTUP_ALLOC
-    return rule(cause, _OUT_OF_MEMORY, remedy, trait=trait, within=within, retry=True)
+    remedy = ALLOCATION_REMEDIES.get(trait, _STEP_DOWN)
+    # An option's refusal may warn of such an end.
+    unless = r"validation errors? for"
+    return rule(
+        cause, _OUT_OF_MEMORY, remedy, trait=trait, within=within, unless=unless, retry=True
+    )
 
 
 MEMORY_RULES: tuple[Rule, ...] = (
@@ -139,24 +159,15 @@ MEMORY_RULES: tuple[Rule, ...] = (
     rule(  # gpu_model_runner.py:5991, 6094; gpu/pool/pooling_runner.py:207
         Cause.GPU_OOM_STARTUP_ALLOC,
         r"when warming up (?:sampler|pooler)",
-        "lower max-num-seqs first, then gpu-memory-utilization by a small step",
+        _FEWER_SEQS,
         trait=Trait.SAMPLER,
         retry=True,
     ),
-    _allocation(
-        Trait.SAMPLER,
-        _IN_SAMPLER,
-        "lower max-num-seqs first, then gpu-memory-utilization by a small step",
-    ),
-    _allocation(Trait.PROFILING, _IN_PROFILING, _FEWER),
-    _allocation(Trait.AFTER_KV, _IN_KV_OR_GRAPHS, _STEP_DOWN),
-    _allocation(Trait.LOADING, _IN_LOADING, _SMALLER),
-    _allocation(
-        Trait.SERVING,
-        _IN_STEP,
-        "lower gpu-memory-utilization by a small step, or lower max-num-seqs and "
-        "max-num-batched-tokens",
-    ),
+    _allocation(Trait.SAMPLER, _IN_SAMPLER),
+    _allocation(Trait.PROFILING, _IN_PROFILING),
+    _allocation(Trait.AFTER_KV, _IN_KV_OR_GRAPHS),
+    _allocation(Trait.LOADING, _IN_LOADING),
+    _allocation(Trait.SERVING, _IN_STEP),
     rule(  # gpu_model_runner.py:5140: its advice is wrong, the fraction does not bound weights
         Cause.GPU_OOM_STARTUP_ALLOC,
         r"Failed to load model - not enough GPU memory",
@@ -164,7 +175,7 @@ MEMORY_RULES: tuple[Rule, ...] = (
         trait=Trait.LOADING,
         retry=True,
     ),
-    _allocation(Trait.NONE, None, _STEP_DOWN),
+    _allocation(Trait.NONE, None),
     rule(  # shm_broadcast.py:254; NCCL's own; multiprocessing.shared_memory
         Cause.HOST_OOM,
         r"Insufficient space in /dev/shm|ncclShm|shared memory segment /dev/shm"
@@ -184,14 +195,15 @@ MEMORY_RULES: tuple[Rule, ...] = (
     ),
     rule(  # signal 7: a page of /dev/shm, or of a mapped file, could not be had
         Cause.HOST_OOM,
-        r"exit code: -7\)|^Bus error|signal 7\b|SIGBUS|Fatal Python error: Bus error",
+        r"exit code:? -7\b|^Bus error|signal 7\b|SIGBUS|Fatal Python error: Bus error",
         f"{_SHM}; or the disk below a mapped file failed",
         trait=Trait.SHARED_MEMORY,
         retry=True,
     ),
     rule(  # v1/executor/multiproc_executor.py:316; V0's multiproc_worker_utils.py; ray
         Cause.HOST_OOM,
-        r"died(?: unexpectedly)?,? ?\(?exit code: -9\b|(?:[Kk]illed by|with|received) signal 9\b"
+        r"died(?: unexpectedly)?,? ?\(?exit code: -9\b|died with exit code -9\b"
+        r"|(?:[Kk]illed by|with|received) signal 9\b"
         r"|exit(?:ed with)? (?:code|status) 137\b|SIGKILL",
         f"{_HOST}; the kernel's log tells who was killed",
         trait=Trait.HOST_MEMORY,
@@ -201,7 +213,7 @@ MEMORY_RULES: tuple[Rule, ...] = (
         Cause.HOST_OOM,
         r"[Oo]ut of memory: Kill(?:ed)? process|oom-kill:|invoked oom-killer|OOMKilled"
         r"|killed by the OOM killer|oom_reaper|result 'oom-kill'"
-        r"|^(?:\S+: line \d+: +\d+ )?Killed\b",
+        r"|(?m:^)(?:\S+: line \d+: +\d+ )?Killed\b|fatal error: Killed signal",
         _HOST,
         trait=Trait.HOST_MEMORY,
         retry=True,

@@ -9,27 +9,36 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from cahoots_vllm.core.diagnosis.columns import as_shown, bare
 from cahoots_vllm.core.log_line import Depth, LogLine, parse_line
 
 MAX_MESSAGE = 2000
+_MAX_TEXT = 8000
+_MAX_MORE = 600  # of a line that belongs to an exception: a compiler's command has thousands
 _LOUD = ("ERROR", "CRITICAL", None)
 _TRACEBACK = re.compile(r"(?:.*[:\s])?Traceback \(most recent call last\):\s*$")
-_FRAME = re.compile(r'\s+File "(?:.*/)?(?P<file>[^"/]+)", line \d+, in (?P<function>\S+)')
+_FRAME = re.compile(r'\s*File "(?:.*/)?(?P<file>[^"/]+)", line \d+, in (?P<function>\S+)')
 EXCEPTION = re.compile(
     r"(?P<name>(?:[A-Za-z_]\w*\.)*[A-Z]\w*"
     r"(?:Error|Exception|Interrupt|Killed|Exit|Timeout|OutOfResources))"
     r"(?:\s*\([A-Z]\w+\))?(?::\s?(?P<says>.*))?$"
 )
-# Inside a traceback whatever stands at the left margin like a class's name is the exception.
-_ANY_EXCEPTION = re.compile(r"(?P<name>(?:[A-Za-z_]\w*\.)*[A-Z]\w*)(?::\s(?P<says>.*))?$")
+# Inside a traceback whatever stands at the left margin like a class's name is the exception; the
+# C library's and some modules' are written small: struct.error, socket.gaierror, zlib.error.
+_ANY_EXCEPTION = re.compile(
+    r"(?P<name>(?:[A-Za-z_]\w*\.)*[A-Z]\w*|(?:[A-Za-z_]\w*\.)+(?:[a-z]*error|timeout))"
+    r"(?::\s(?P<says>.*))?$"
+)
 _CONNECTOR = re.compile(
     r"(?:The above exception was the direct cause of the following exception"
     r"|During handling of the above exception, another exception occurred):"
 )
 _GROUP = re.compile(r"\s*[|+]\s?-*\s?")
-# A pydantic error, NCCL's, and a message that ends with a colon go on in the next lines.
-_GOES_ON = re.compile(r"validation errors? for|NCCL error|gated repo|:\s*$")
-_MORE_LINES = 6
+# A pydantic error, NCCL's, and a message that ends with a colon go on in the next lines; a
+# compiler's own words stand below its command.
+_GOES_ON = re.compile(r"validation errors? for|NCCL error|gated repo|PTXAS error|:\s*$")
+_COMPILED = re.compile(r"compile error|[Nn]inja output|[Cc]ompil\w+ failed|nvcc|NVCC")
+_MORE_LINES, _COMPILERS_LINES = 6, 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,7 @@ class Statement:
     chain: int = 0
     is_serving: bool = False
     pid: str | None = None
+    process: str | None = None
     more: tuple[tuple[int, str], ...] = ()
 
     @property
@@ -61,7 +71,7 @@ class Statement:
     @property
     def text(self) -> str:
         """The exception with the lines that belong to it."""
-        return "\n".join((self.head, *(line for _, line in self.more)))[:MAX_MESSAGE]
+        return "\n".join((self.head, *(line for _, line in self.more)))[:_MAX_TEXT]
 
     def find(self, pattern: re.Pattern[str]) -> tuple[int, str]:
         """Return number and text of the line in which the pattern is, the first by default."""
@@ -92,12 +102,16 @@ class NumberedLine:
 def number_lines(lines: Sequence[str]) -> list[NumberedLine]:
     """Parse all lines; a JSON record (vLLM's --logging-config) becomes the lines it stands for."""
     found = []
-    for number, text in enumerate(lines, start=1):
+    for number, text in enumerate(bare(lines), start=1):
         if text.startswith("{"):
             found += [NumberedLine(number, line) for line in _json_lines(text)]
         else:
             found.append(NumberedLine(number, parse_line(text)))
     return found
+
+
+# The field that holds a whole line: docker's json-file, journalctl -o json, cahootsctl logs --json.
+_LINE_FIELDS = ("log", "MESSAGE", "text")
 
 
 def _json_lines(text: str) -> Iterator[LogLine]:
@@ -106,19 +120,31 @@ def _json_lines(text: str) -> Iterator[LogLine]:
         record = json.loads(text)
     except ValueError:
         record = None
-    if not isinstance(record, dict) or "message" not in record:
+    if not isinstance(record, dict):
         yield parse_line(text)
         return
+    said = record.get("message", record.get("msg"))
+    if said is None:
+        yield from _stored_lines(text, record)
+        return
     process = record.get("vllm_process_name") or record.get("processName")
-    level, pid = record.get("levelname"), record.get("process")
-    whole = f"{record['message']}\n{record.get('exc_info') or ''}"
-    for part in whole.splitlines():
+    level, pid = record.get("levelname") or record.get("level"), record.get("process")
+    for part in f"{said}\n{record.get('exc_info') or ''}".splitlines():
         yield LogLine(
             part,
             str(process) if process else None,
-            str(level) if level else None,
+            str(level).upper() if level else None,
             str(pid) if pid else None,
         )
+
+
+def _stored_lines(text: str, record: dict[str, object]) -> Iterator[LogLine]:
+    whole = next((v for k in _LINE_FIELDS if isinstance(v := record.get(k), str)), text)
+    if record.get("source") == "daemon":
+        yield LogLine(whole, None, "INFO")
+        return
+    for part in as_shown(whole).split("\n"):
+        yield parse_line(part)
 
 
 def read_statements(
@@ -201,13 +227,21 @@ class _Reader:
             chain=stream.chain,
             is_serving=self._ready_at is not None and number > self._ready_at,
             pid=line.pid,
+            process=line.process,
         )
         stream.last = len(self.statements)
-        stream.more = _MORE_LINES if _GOES_ON.search(says) else 0
+        stream.more = _more_lines(says)
         self.statements.append(statement)
 
     def _go_on(self, stream: _Stream, number: int, message: str) -> None:
         stream.more -= 1
         if stream.last is not None:
             before = self.statements[stream.last]
-            self.statements[stream.last] = replace(before, more=(*before.more, (number, message)))
+            more = (*before.more, (number, message[:_MAX_MORE]))
+            self.statements[stream.last] = replace(before, more=more)
+
+
+def _more_lines(says: str) -> int:
+    if _COMPILED.search(says):
+        return _COMPILERS_LINES
+    return _MORE_LINES if _GOES_ON.search(says) else 0

@@ -8,25 +8,26 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cahoots_vllm.core.diagnosis.case import (
-    ECHO,
     Case,
     counts,
+    is_echo,
     make_case,
     normal_exit,
-    split_starts,
 )
 from cahoots_vllm.core.diagnosis.causes import Cause, Diagnosis, Exit, Trait
 from cahoots_vllm.core.diagnosis.ending import from_the_end, host_oom
 from cahoots_vllm.core.diagnosis.figures import read_figures
 from cahoots_vllm.core.diagnosis.rule import Rule
 from cahoots_vllm.core.diagnosis.rules_host import HOST_RULES
-from cahoots_vllm.core.diagnosis.rules_memory import MEMORY_RULES
-from cahoots_vllm.core.diagnosis.rules_model import MODEL_RULES
+from cahoots_vllm.core.diagnosis.rules_memory import ALLOCATION_REMEDIES, MEMORY_RULES
+from cahoots_vllm.core.diagnosis.rules_model import CHECK_RULES, MODEL_RULES
+from cahoots_vllm.core.diagnosis.starts import split_starts
 from cahoots_vllm.core.diagnosis.transcript import Statement, number_lines
 from cahoots_vllm.core.evidence import NO_EVIDENCE, HostEvidence
 
-RULES: tuple[Rule, ...] = MEMORY_RULES + MODEL_RULES + HOST_RULES
+RULES: tuple[Rule, ...] = MEMORY_RULES + MODEL_RULES + HOST_RULES + CHECK_RULES
 _MAX_EVIDENCE = 500
+_LEAST_SHARE = 0.5  # below it a model hardly has room: the card is somebody else's
 
 
 def diagnose(
@@ -46,7 +47,8 @@ def diagnose(
     """
     exit_ = normal_exit(exit_)
     numbered = number_lines(lines)
-    starts = split_starts(numbered)
+    # Who knows how far a worker came gives one worker's log: another banner is a user's paste.
+    starts = split_starts(numbered) if was_ready is None else [numbered]
     is_only = len(starts) == 1
     found = _judge(
         make_case(exit_, starts[-1], evidence, was_ready=was_ready, seen=seen, is_only=is_only)
@@ -58,7 +60,7 @@ def diagnose(
             found = earlier
     if is_unasked and found.cause is Cause.NOT_A_FAILURE:
         why = f"somebody other than the daemon ended it: {found.evidence}"
-        remedy = "it is started again by itself; stop it with cahootsctl stop"
+        remedy = "to end it for good use cahootsctl stop; else find out who ended it"
         return replace(
             found, cause=Cause.ENGINE_DEAD_OTHER, evidence=why, remedy=remedy, is_retryable=True
         )
@@ -75,12 +77,16 @@ def _judge(case: Case) -> Diagnosis:
 
 def _said(case: Case) -> Diagnosis | None:
     """Return what the first error of the innermost process means, None if none says a reason."""
-    counting = [s for s in case.statements if counts(s, case) and not ECHO.search(s.text)]
+    counting = [s for s in case.statements if counts(s, case) and not is_echo(s)]
     ordered = sorted(counting, key=lambda s: (-s.depth, s.number))
     weak: Diagnosis | None = None
+    unknown: set[tuple[str, tuple[str, ...]]] = set()  # said a thousand times, looked up once
     for statement in ordered:
+        if (said := (statement.text, statement.frames)) in unknown:
+            continue
         row = next((row for row in RULES if row.matches(statement)), None)
         if row is None:
+            unknown.add(said)
             continue
         found = _apply(row, statement, case)
         if not row.is_weak:
@@ -133,8 +139,12 @@ def _with_numbers(found: Diagnosis) -> str | None:
         return f"raise gpu-memory-utilization if memory is free, else set max-model-len to {length}"
     if found.trait is Trait.FREE_TOO_SMALL and figures.free_gib and figures.total_gib:
         share = int(100 * figures.free_gib / figures.total_gib - 1) / 100
-        if share > 0:
+        if share >= _LEAST_SHARE:
             return f"free memory that others hold, or lower gpu-memory-utilization to {share:.2f}"
+        return (
+            f"free the memory that others hold: {figures.free_gib:g} of {figures.total_gib:g} GiB "
+            "are free; or use another device"
+        )
     return None
 
 
@@ -142,12 +152,17 @@ def _placed(found: Diagnosis, statement: Statement, case: Case) -> Diagnosis:
     """Say when an allocation failed whose stack does not: by how far the log had come."""
     marks = case.marks
     if found.trait is Trait.SERVING or statement.is_serving or (case.was_ready and marks.ready):
-        return replace(found, cause=Cause.GPU_OOM_SERVING, trait=Trait.SERVING)
+        found = replace(found, cause=Cause.GPU_OOM_SERVING)
+        return _with_trait(found, Trait.SERVING)
     passed = ((marks.kv_sized, Trait.AFTER_KV), (marks.loaded, Trait.PROFILING))
     for at, trait in passed:
         if at is not None and at < statement.number:
-            return replace(found, trait=trait)
-    return replace(found, trait=Trait.LOADING if marks.engine_up else Trait.AFTER_KV)
+            return _with_trait(found, trait)
+    return _with_trait(found, Trait.LOADING if marks.engine_up else Trait.AFTER_KV)
+
+
+def _with_trait(found: Diagnosis, trait: Trait) -> Diagnosis:
+    return replace(found, trait=trait, remedy=ALLOCATION_REMEDIES[trait])
 
 
 def _from_host(case: Case, said: Diagnosis | None) -> Diagnosis | None:
@@ -165,7 +180,7 @@ def _from_host(case: Case, said: Diagnosis | None) -> Diagnosis | None:
     is_guess = said is not None and said.trait is Trait.HOST_MEMORY and "-9" in said.evidence
     if evidence.has_kernels_word and is_guess and said is not None:
         why = f"{said.evidence} (SIGKILL from somewhere: the kernel killed nobody for memory)"
-        remedy = "find out who killed it; it is started again by itself"
+        remedy = "find out who killed it: no process of this host lacked memory"
         return replace(
             said, cause=Cause.ENGINE_DEAD_OTHER, trait=Trait.NONE, evidence=why, remedy=remedy
         )
