@@ -46,7 +46,8 @@ class Daemon:
         deadline = time.monotonic() + READY_S
         while time.monotonic() < deadline:
             status = self.status()
-            if status["state"] == "ready" and status["worker"]["generation"] > after:
+            # Without a state: the daemon does not listen yet.
+            if status.get("state") == "ready" and status["worker"]["generation"] > after:
                 return status
             time.sleep(0.5)
         pytest.fail(f"not ready in time: {self.log.read_text()[-3000:]}")

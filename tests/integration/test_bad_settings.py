@@ -32,7 +32,7 @@ def test_missing_env_file(daemon: Daemon) -> None:
 def test_unreadable_env_file(daemon: Daemon) -> None:
     (daemon.root / ".env").unlink()
     (daemon.root / ".env").mkdir()
-    assert_refuses(daemon, 78, f"{daemon.root}/.env: Is a directory")
+    assert_refuses(daemon, 78, f"{daemon.root}/.env: it is a directory")
 
 
 @pytest.mark.parametrize(

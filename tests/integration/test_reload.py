@@ -79,7 +79,7 @@ def test_failure_is_tried_again_only_by_a_change(daemon: Daemon) -> None:
 
 def test_reload_after_a_save_that_was_noticed_waits_for_the_same_change(daemon: Daemon) -> None:
     """Who saves and then asks by habit must not be told that somebody is at it already."""
-    slow = {"delays_s": {"load": 2}}
+    slow: dict[str, object] = {"delays_s": {"load": 2}}
     daemon.play(Behaviour(), b=slow)
     daemon.start_ready()
     daemon.write_env(LOCAL_LLM_MODEL="org/b")

@@ -24,11 +24,6 @@ OPENAI_API_KEY='sk-elsewhere'
 # the end, without a line feed"""
 
 
-WRITTEN_TOO_EARLY = pytest.mark.xfail(
-    reason="the line is written before the swap, and stays when that fails", strict=True
-)
-
-
 def commented(daemon: Daemon) -> str:
     """Write a `.env` as people keep them; return its text."""
     text = BEFORE.format(port=daemon.port, script=daemon.script)
@@ -106,7 +101,6 @@ def test_override_ends_where_its_model_is_saved(daemon: Daemon) -> None:
     assert "LOCAL_LLM_MODEL=org/b\n" in env(daemon)
 
 
-@WRITTEN_TOO_EARLY
 def test_missing_line_is_added_at_the_end(daemon: Daemon) -> None:
     text = f"LLM_PROVIDER=local\nLOCAL_LLM_URL=http://localhost:{daemon.port}/v1\n"
     text += f"VLLM_FAKE_SCRIPT={daemon.script}\n"
@@ -162,7 +156,6 @@ def test_file_that_cannot_be_replaced_is_refused_with_the_line_to_write(daemon: 
     assert daemon.started() == 1
 
 
-@WRITTEN_TOO_EARLY
 @pytest.mark.parametrize(
     ("model", "b"),
     [
@@ -185,7 +178,6 @@ def test_swap_that_fails_leaves_env_as_it_was(
     assert (shown["configured"], shown["serving"], shown["override"]) == ("org/a", "org/a", None)
 
 
-@WRITTEN_TOO_EARLY
 def test_nothing_is_written_before_it_is_served(daemon: Daemon) -> None:
     before = env(daemon)
     daemon.play(Behaviour(), b={"delays_s": {"load": 30}})
@@ -210,7 +202,6 @@ def test_newer_edit_supersedes_a_save_that_is_under_way(daemon: Daemon) -> None:
     assert "LOCAL_LLM_MODEL=org/c\n" in env(daemon)
 
 
-@WRITTEN_TOO_EARLY
 def test_mistake_in_env_is_said_before_anything_is_stopped(daemon: Daemon) -> None:
     daemon.start_ready()
     (daemon.root / ".env").write_text(f"{env(daemon)}no assignment\n")
@@ -220,7 +211,6 @@ def test_mistake_in_env_is_said_before_anything_is_stopped(daemon: Daemon) -> No
     assert daemon.started() == 1
 
 
-@WRITTEN_TOO_EARLY
 def test_file_that_goes_meanwhile_fails_with_the_line_to_write(daemon: Daemon) -> None:
     """The model is served all the same, as one that `swap-model` chose."""
     daemon.play(Behaviour(), b={"delays_s": {"load": 0.7}})

@@ -68,6 +68,8 @@ class Operation:
     progress: Progress | None = None
     result: Mapping[str, str] | None = None
     problem: Problem | None = None
+    # What is left to do once the target is reached: a line of `.env`, written by `Reloader`.
+    is_to_be_saved: bool = field(default=False, repr=False)
     target: Target = field(default_factory=lambda: Target(None), repr=False)
     # Where an abort goes back to.
     previous: LaunchSpec | None = field(default=None, repr=False)
@@ -102,6 +104,9 @@ class Operations:
         self._all: dict[str, Operation] = {}
         self._next = 1
         self._changed = asyncio.Event()
+        # Operations that have reached their target and are to be saved.
+        self.to_save: asyncio.Queue[Operation] = asyncio.Queue()
+        self._saving = ""
 
     @property
     def running(self) -> Operation | None:
@@ -128,8 +133,13 @@ class Operations:
         by: Caller,
         target: Target,
         previous: LaunchSpec | None,
+        *,
+        saves: bool = False,
     ) -> Operation:
-        """Start an operation; the caller has made sure that none is running."""
+        """Start an operation; the caller has made sure that none is running.
+
+        `saves`: reaching the target is not the end, `to_save` gets it then.
+        """
         operation = Operation(
             id=str(self._next),
             kind=kind,
@@ -138,6 +148,7 @@ class Operations:
             started_at=_now(),
             target=target,
             previous=previous,
+            is_to_be_saved=saves,
         )
         self._next += 1
         self._put(operation)
@@ -173,7 +184,22 @@ class Operations:
         verdict, problem = _verdict(running.target, state)
         if verdict is OperationState.RUNNING:
             return None
+        if verdict is OperationState.DONE and running.is_to_be_saved:
+            if self._saving != running.id:
+                self._saving = running.id
+                self.to_save.put_nowait(running)
+            return None
         return self._end(running, verdict, result, problem)
+
+    def saved(
+        self, id_: str, result: Mapping[str, str], problem: Problem | None
+    ) -> Operation | None:
+        """End an operation after what it left to do; None where it has ended otherwise."""
+        operation = self.get(id_)
+        if operation.state.is_over:
+            return None
+        state = OperationState.DONE if problem is None else OperationState.FAILED
+        return self._end(operation, state, result, problem)
 
     def supersede(self, goal: LaunchSpec | None) -> Operation | None:
         """End the running operation if it works for another goal; return it then."""

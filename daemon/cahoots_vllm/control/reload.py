@@ -5,15 +5,15 @@ One reload at a time. Nothing that runs is touched before everything was validat
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 from cahoots_vllm.control.event_hub import EventHub, EventType
-from cahoots_vllm.control.operations import Caller, Operation
+from cahoots_vllm.control.operations import Caller, Operation, Problem
 from cahoots_vllm.control.settings_source import SettingsSource
 from cahoots_vllm.control.supervisor import Supervisor
 from cahoots_vllm.core.config_view import KeyChange, config_changes, refuse_lost_provider
-from cahoots_vllm.core.errors import CahootsError
+from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.settings import GatewaySettings
 from cahoots_vllm.host.blocking import run_blocking
 from cahoots_vllm.host.env_edit import set_value
@@ -52,16 +52,51 @@ class Reloader:
         return operation or self._supervisor.operations.newest_first()[0]
 
     async def save_model(self, model: str, by: Caller) -> Operation:
-        """Write a model into `.env` and serve it. Raises CahootsError, and nothing is changed."""
-        supervisor = self._supervisor
-        supervisor.refuse_swap(model)
-        path = Path(supervisor.settings.env_file)
-        async with self._lock:
-            await run_blocking(
-                lambda: set_value(path, "LOCAL_LLM_MODEL", model), deadline_s=_WRITE_DEADLINE_S
+        """Serve a model, and write it into `.env` once it is served.
+
+        Raises CahootsError, and nothing is changed: also where it could not be written.
+        """
+        self._supervisor.refuse_swap(model)
+        await self._write(model, is_rehearsal=True)
+        await self._source.peek()  # a mistake that is in there is said now, not after the swap
+        return self._supervisor.swap_model(model, by, saves=True)
+
+    async def save_served(self) -> None:
+        """Write what swaps with `--save` have brought, until cancelled."""
+        while True:
+            operation = await self._supervisor.operations.to_save.get()
+            problem = None
+            try:
+                await self._save(operation)
+            except CahootsError as error:
+                problem = Problem(error.kind, error.message, error.remedy)
+            self._supervisor.saved(operation, problem)
+
+    async def _save(self, operation: Operation) -> None:
+        model = operation.params["model"]
+        before = now = self._supervisor.settings.configured_model
+        with suppress(CahootsError):  # writing says it better
+            now = (await self._source.peek()).configured_model
+        if now not in (before, model):
+            raise CahootsError(
+                Kind.CONFLICT,
+                f"{self._supervisor.settings.env_file} names {now} by now: left as it is",
+                "what was saved last counts",
             )
-        operation = await self._take(by)
-        return operation or supervisor.operations.newest_first()[0]
+        await self._write(model)
+        await self._take(operation.by)
+
+    async def _write(self, model: str, *, is_rehearsal: bool = False) -> None:
+        path = Path(self._supervisor.settings.env_file)
+        async with self._lock:
+            try:
+                await run_blocking(
+                    lambda: set_value(path, "LOCAL_LLM_MODEL", model, is_rehearsal=is_rehearsal),
+                    deadline_s=_WRITE_DEADLINE_S,
+                )
+            except TimeoutError as error:
+                what = f"cannot write {path}: no answer from the disk"
+                raise CahootsError(Kind.CONFLICT, what, "a network disk may be gone") from error
 
     async def notice(self, by: Caller) -> None:
         """Do what an edited file asks for; a newer one supersedes what is under way."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from cahoots_vllm.control.announcer import Announcer
 from cahoots_vllm.control.cure import CureWatch
 from cahoots_vllm.control.effects import Effects, Parts
-from cahoots_vllm.control.operations import Caller, Operation, Operations, Target
+from cahoots_vllm.control.operations import Caller, Operation, Operations, Problem, Target
 from cahoots_vllm.control.rotation import Refusal
 from cahoots_vllm.core.backoff import DEFAULT_LIMITS
 from cahoots_vllm.core.env_values import is_model_name
@@ -72,8 +72,10 @@ class Supervisor:
 
     # --- what people ask for ---------------------------------------------------------------
 
-    def swap_model(self, model: str | None, by: Caller) -> Operation:
+    def swap_model(self, model: str | None, by: Caller, *, saves: bool = False) -> Operation:
         """Serve another model; None ends the override and goes back to `.env`'s.
+
+        `saves`: it is done once `Reloader` has written it into `.env`, too.
 
         Raises CahootsError: BAD_REQUEST for a name that cannot be one, BUSY, CONFLICT.
         """
@@ -84,7 +86,7 @@ class Supervisor:
         settings = replace(self.settings, override=override)
         goal = self._goal(settings)
         params = {"model": model} if model is not None else {"reset": "true"}
-        operation = self._begin("swap-model", params, by, Target(goal))
+        operation = self._begin("swap-model", params, by, Target(goal), saves=saves)
         self.settings = settings
         self._remember_override()
         self._handle(Want(goal))
@@ -163,6 +165,12 @@ class Supervisor:
         self._handle(Want(previous))
         return operation
 
+    def saved(self, operation: Operation, problem: Problem | None) -> None:
+        """End an operation whose model has been written into `.env`, or could not be."""
+        ended = self.operations.saved(operation.id, self._result(), problem)
+        if ended is not None:
+            self._announcer.operation(ended)
+
     def forget_memory(self, model: str | None) -> int:
         """Forget what was learned about a model's memory, or all of it; return of how many."""
         source = make_launch_spec(self.settings, model).source if model is not None else None
@@ -184,10 +192,18 @@ class Supervisor:
                 f"set LLM_PROVIDER={LOCAL_PROVIDER} there, then: cahootsctl reload",
             )
 
-    def _begin(self, kind: str, params: Mapping[str, str], by: Caller, target: Target) -> Operation:
+    def _begin(
+        self,
+        kind: str,
+        params: Mapping[str, str],
+        by: Caller,
+        target: Target,
+        *,
+        saves: bool = False,
+    ) -> Operation:
         self._refuse_while_stopping()
         self.operations.refuse_if_busy()
-        operation = self.operations.begin(kind, params, by, target, self.state.goal)
+        operation = self.operations.begin(kind, params, by, target, self.state.goal, saves=saves)
         self._announcer.operation(operation)
         return operation
 
@@ -221,13 +237,16 @@ class Supervisor:
         self._announcer.changed(self.state)
         progress = self._announcer.progress(self.state)
         changed = self.operations.advance(progress)
-        result = {}
-        if self.state.live is not None:
-            endpoint = self.settings.gateway.endpoints[0]
-            result = {"model": self.state.live.plan.goal.model, "endpoint": endpoint}
-        changed = self.operations.settle(self.state, result) or changed
+        changed = self.operations.settle(self.state, self._result()) or changed
         if changed is not None:
             self._announcer.operation(changed)
+
+    def _result(self) -> Mapping[str, str]:
+        """Return what an operation that is done has brought."""
+        if self.state.live is None:
+            return {}
+        endpoint = self.settings.gateway.endpoints[0]
+        return {"model": self.state.live.plan.goal.model, "endpoint": endpoint}
 
     def _refusal(self) -> Refusal | None:
         """Return why holding a request would be useless: no worker will come by itself."""

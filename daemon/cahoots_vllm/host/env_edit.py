@@ -29,12 +29,12 @@ _EXPANDED_IN_DOUBLE = re.compile(r"[$`]")  # by a shell that sources the file
 _Said = tuple[str | None, str | None, bool]
 
 
-def set_value(path: Path, key: str, value: str) -> None:
+def set_value(path: Path, key: str, value: str, *, is_rehearsal: bool = False) -> None:
     """Make `key` mean `value` in this `.env`: on its last line, else on a new one. Blocking.
 
     Nothing is written when it means that already. A link stays and its target is replaced. Raises
     CahootsError: BAD_REQUEST for a value that no line can hold, CONFLICT when the file cannot be
-    written; it is then as it was.
+    written; it is then as it was. A rehearsal raises the same and changes nothing.
     """
     _check(path, key, value)
     try:
@@ -42,7 +42,7 @@ def set_value(path: Path, key: str, value: str) -> None:
         changed = _edit(file.content.decode("utf-8", "surrogateescape"), key, value)
         content = changed.encode("utf-8", "surrogateescape")
         if content != file.content:
-            file.replace(content)
+            file.replace(content, is_rehearsal=is_rehearsal)
     except CannotSwapError as error:
         line = f"{key}={next(_words(value, ''))}"
         who = "" if error.forbidden is None else f"as {_owner(error.forbidden)}, "

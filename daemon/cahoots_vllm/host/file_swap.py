@@ -63,8 +63,11 @@ class SwapFile:
             raise CannotSwapError(reason)
         return cls(path, real, content, seen)
 
-    def replace(self, content: bytes) -> None:
-        """Put the new content in place of the old. Raises CannotSwapError: nothing has changed."""
+    def replace(self, content: bytes, *, is_rehearsal: bool = False) -> None:
+        """Put the new content in place of the old. Raises CannotSwapError: nothing has changed.
+
+        A rehearsal does all of it but the renaming.
+        """
         directory = self.real.parent
         try:
             file, name = tempfile.mkstemp(dir=directory, prefix=f".{self.real.name}.")
@@ -75,6 +78,9 @@ class SwapFile:
                     opened.flush()
                     os.fsync(file)
                 self._check_unchanged()
+                if is_rehearsal:
+                    Path(name).unlink()
+                    return
                 Path(name).replace(self.real)
             except BaseException:
                 Path(name).unlink(missing_ok=True)

@@ -23,6 +23,13 @@ def read_text(path: Path, *, what: str) -> str:
         raise CahootsError(
             Kind.BAD_SETTINGS, f"cannot read {what} {path}: no such file", "create it"
         ) from error
+    except IsADirectoryError as error:
+        # Docker makes one where a file that is to be mounted is missing.
+        raise CahootsError(
+            Kind.BAD_SETTINGS,
+            f"cannot read {what} {path}: it is a directory",
+            "put a file in its place",
+        ) from error
     except OSError as error:
         raise CahootsError(
             Kind.BAD_SETTINGS,

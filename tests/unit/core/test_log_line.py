@@ -46,6 +46,12 @@ def test_line_is_taken_apart(text: str, line: LogLine) -> None:
     [
         "vllm-1  | ",
         "Nov 22 22:33:35 host vllm[77]: ",
+        "Nov 22 22:33:35.123456 host vllm[77]: ",
+        "2025-11-22T10:00:00+0100 host vllm[77]: ",
+        "Nov 22 22:33:35 worker[3]: ",  # cahootsctl logs
+        "[pod/vllm-0/vllm] ",
+        "0|vllm     | ",
+        "[2025-11-22 10:00:00] ",
         "2025-05-10T16:00:15.123456789Z ",
         "2025-05-10T16:00:15.123Z stderr F ",
         "> - 2024-06-22T20:16:34.700+00:00 ",
@@ -80,3 +86,12 @@ def test_indentation_stays_behind_the_prefix() -> None:
 )
 def test_workers_are_the_innermost(process: str | None, depth: Depth) -> None:
     assert LogLine("x", process).depth is depth
+
+
+def test_name_of_an_exception_is_no_syslog_program() -> None:
+    line = parse_line("Nov 22 22:33:35 worker[3]: ValueError: x")
+    assert line.message == "ValueError: x"
+
+
+def test_daemons_line_in_cahootsctl_logs_is_loud_for_nobody() -> None:
+    assert parse_line("Nov 22 22:33:35 daemon: OSError: x") == LogLine("OSError: x", None, "INFO")

@@ -1,5 +1,6 @@
 """`cahootsctl diagnose` and `memory`: without a daemon, and with one that has learned."""
 
+import gzip
 import io
 import json
 from pathlib import Path
@@ -7,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from cahoots_vllm.core.log_line import parse_line
+from cahoots_vllm.ctl import diagnose
 from unit.ctl.conftest import Run
-from unit.ctl.fake_daemon import FakeDaemon, answer
+from unit.ctl.fake_daemon import FakeDaemon, answer, chunked
 
 FAILURES = Path(__file__).parents[2] / "failures" / "real"
 TOO_SMALL = FAILURES / "026-kv_cache_too_small-kv-too-small-2m.log"
@@ -46,11 +49,59 @@ def test_diagnosis_takes_the_end_into_account(
     assert "host_oom" in ctl("diagnose", str(log), *end).out
 
 
-def test_diagnosis_of_an_empty_or_binary_file_names_nothing(ctl: Run, tmp_path: Path) -> None:
+def test_diagnosis_of_a_binary_file_names_nothing(ctl: Run, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    for content in (b"", b"\x00\xff\xfe" * 1000):
-        log.write_bytes(content)
-        assert json.loads(ctl("diagnose", "--json", str(log)).out)["cause"] == "unknown"
+    log.write_bytes(b"\x00\xff\xfe" * 1000)
+    assert json.loads(ctl("diagnose", "--json", str(log)).out)["cause"] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "is empty"), (gzip.compress(b"x" * 99), "is compressed"), (b"\xfd7zXZ\x00", "xzcat")],
+)
+def test_file_without_a_readable_log_is_refused(
+    ctl: Run, tmp_path: Path, content: bytes, words: str
+) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(content)
+    result = ctl("diagnose", str(log))
+    assert (result.code, result.out) == (1, "")
+    assert words in result.err
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_byte_order_mark_tells_the_encoding(ctl: Run, tmp_path: Path, encoding: str) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(TOO_SMALL.read_bytes().decode().replace("\n", "\r\n").encode(encoding))
+    assert "kv_cache_too_small at line 87" in ctl("diagnose", str(log)).out
+
+
+def test_line_of_a_huge_log_is_counted_from_its_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnose, "_CHUNK_BYTES", 1000)
+    monkeypatch.setattr(diagnose, "_MAX_CHARS", 100_000)
+    log = tmp_path / "log"
+    log.write_bytes(b"a line of nobody\n" * 100_000 + TOO_SMALL.read_bytes())
+    read = diagnose.read_log(str(log))
+    assert sum(map(len, read.lines)) <= 101_000
+    found = diagnose.find(read, 1, None)
+    assert (found.cause.value, found.line) == ("kv_cache_too_small", 100_087)
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_diagnosis_reads_what_logs_prints(
+    daemon: FakeDaemon, ctl: Run, monkeypatch: pytest.MonkeyPatch, flags: list[str]
+) -> None:
+    start = {"at": "2026-11-22T22:33:35+00:00", "generation": 3, "source": "worker"}
+    lines = TOO_SMALL.read_text("utf-8").splitlines()
+    entries = [start | {"level": parse_line(text).level, "text": text} for text in lines]
+    daemon.on(
+        "GET /v1/logs?n=999&follow=0", chunked(*(f"{json.dumps(e)}\n".encode() for e in entries))
+    )
+    printed = ctl("logs", "-n", "999", *flags).out
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(printed.encode())))
+    assert "kv_cache_too_small" in ctl("diagnose", "-").out
 
 
 def test_diagnosis_of_a_missing_file_says_so(ctl: Run, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def reason(path: Path) -> str:
 def test_reasons_for_not_reading(tmp_path: Path) -> None:
     file = tmp_path / "file"
     assert reason(file) == f"cannot read the file {file}: no such file"
-    assert reason(tmp_path).endswith("Is a directory")
+    assert reason(tmp_path).endswith("it is a directory")
     file.write_bytes(b"fine\nnot \xff\n")
     assert reason(file).endswith("line 2: not UTF-8")
     file.write_bytes(b"x" * (4 * 1024 * 1024 + 1))

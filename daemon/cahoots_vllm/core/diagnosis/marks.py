@@ -3,7 +3,7 @@
 import re
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cahoots_vllm.core.diagnosis.speakers import ANSWERED, MANY, is_quoted, is_start_lost, own_pids
 from cahoots_vllm.core.diagnosis.transcript import NumberedLine
@@ -113,30 +113,56 @@ _FIRSTS = (
 )
 
 
+@dataclass(slots=True)
+class _Said:
+    """What the engine says of its options and its pool."""
+
+    model: str | None = None
+    kv_left_gib: float | None = None
+    has_block_override: bool = False
+    has_kv_bytes: bool = False
+    has_leaked_semaphore: bool = False
+
+    def take(self, message: str) -> None:
+        if _ARGUMENTS.match(message) or "ngine" in message[:40]:
+            self.model = self.model or _model(message)
+            self.has_block_override |= _OVERRIDE.search(message) is not None
+            self.has_kv_bytes |= _KV_BYTES.search(message) is not None
+        self.has_block_override |= message.startswith("Overriding num_gpu_blocks=")
+        self.has_leaked_semaphore |= _LEAKED_SEMAPHORE.search(message) is not None
+        if left := _KV_LEFT.match(message):
+            gib = float(left[1])
+            self.kv_left_gib = gib if self.kv_left_gib is None else min(gib, self.kv_left_gib)
+
+
 def read_marks(lines: Sequence[NumberedLine]) -> Marks:
     """Return the marks of one start."""
     at: dict[str, int] = {}
-    has_override = has_bytes = has_semaphore = False
-    model: str | None = None
-    kv_left: float | None = None
+    said = _Said()
     is_lost = is_start_lost(lines)
     pids: set[str] = own_pids(lines) if is_lost else set()
     answers: deque[int] = deque(maxlen=MANY)
     for each in lines:
         if each.line.pid is not None and "ready" not in at and not is_lost:
             pids.add(each.line.pid)
-        message = each.line.message
         _mark_progress(each, at, is_lost=is_lost)
-        if _ARGUMENTS.match(message) or "ngine" in message[:40]:
-            model = model or _model(message)
-            has_override |= _OVERRIDE.search(message) is not None
-            has_bytes |= _KV_BYTES.search(message) is not None
-        has_override |= message.startswith("Overriding num_gpu_blocks=")
-        has_semaphore |= _LEAKED_SEMAPHORE.search(message) is not None
-        if left := _KV_LEFT.match(message):
-            kv_left = min(float(left[1]), kv_left) if kv_left is not None else float(left[1])
+        said.take(each.line.message)
         if is_lost or "ready" in at or "engine_up" in at:
             _mark_end(each, at, pids, answers)
+    return replace(
+        _progress(at),
+        answered_on=answers[0] if len(answers) == MANY else None,
+        model=said.model,
+        kv_left_gib=said.kv_left_gib,
+        has_block_override=said.has_block_override,
+        has_kv_bytes=said.has_kv_bytes,
+        has_leaked_semaphore=said.has_leaked_semaphore,
+        pids=frozenset(pids),
+        is_start_lost=is_lost,
+    )
+
+
+def _progress(at: dict[str, int]) -> Marks:
     return Marks(
         banner=at.get("banner"),
         resolved=at.get("resolved"),
@@ -148,15 +174,7 @@ def read_marks(lines: Sequence[NumberedLine]) -> Marks:
         ended=at.get("ended"),
         signalled=at.get("signalled"),
         answered=at.get("answered"),
-        answered_on=answers[0] if len(answers) == MANY else None,
         death=at.get("death"),
-        model=model,
-        kv_left_gib=kv_left,
-        has_block_override=has_override,
-        has_kv_bytes=has_bytes,
-        has_leaked_semaphore=has_semaphore,
-        pids=frozenset(pids),
-        is_start_lost=is_lost,
     )
 
 
@@ -170,11 +188,12 @@ def _mark_progress(each: NumberedLine, at: dict[str, int], *, is_lost: bool) -> 
 
 def _mark_end(each: NumberedLine, at: dict[str, int], pids: set[str], answers: deque[int]) -> None:
     message, line = each.line.message, each.line
-    if is_quoted(line.pid, line.level, pids):
-        return
-    if ANSWERED.match(message):
+    # uvicorn's lines name no process.
+    if (line.pid is None or line.pid in pids) and ANSWERED.match(message):
         answers.append(each.number)
         _take_back(at, answers)
+        return
+    if is_quoted(line.pid, line.level, pids):
         return
     is_said = line.level in {"INFO", "WARNING", None}
     is_servers = line.depth is Depth.OUTER

@@ -58,13 +58,18 @@ def diagnose(
         earlier = _judge(make_case(Exit(), starts[-2], NO_EVIDENCE, is_only=False))
         if earlier.cause is not Cause.NOT_A_FAILURE:
             found = earlier
-    if is_unasked and found.cause is Cause.NOT_A_FAILURE:
-        why = f"somebody other than the daemon ended it: {found.evidence}"
-        remedy = "to end it for good use cahootsctl stop; else find out who ended it"
-        return replace(
-            found, cause=Cause.ENGINE_DEAD_OTHER, evidence=why, remedy=remedy, is_retryable=True
-        )
-    return found
+    return _unasked(found) if is_unasked and found.cause is Cause.NOT_A_FAILURE else found
+
+
+def _unasked(found: Diagnosis) -> Diagnosis:
+    """Return an orderly end that the daemon did not ask for."""
+    return replace(
+        found,
+        cause=Cause.ENGINE_DEAD_OTHER,
+        evidence=f"somebody other than the daemon ended it: {found.evidence}",
+        remedy="to end it for good use cahootsctl stop; else find out who ended it",
+        is_retryable=True,
+    )
 
 
 def _judge(case: Case) -> Diagnosis:
