@@ -102,6 +102,20 @@ def test_reload_that_was_aborted_is_done_when_it_is_asked_for_again(daemon: Daem
     assert daemon.status()["model"]["serving"] == "org/b"
 
 
+def test_typo_that_was_taken_back_is_not_told_any_more(daemon: Daemon) -> None:
+    daemon.start_ready()
+    daemon.write_env(LOCAL_LLM_MODEL="org-typo")
+    wait_for(lambda: daemon.status()["wanted"])
+    daemon.write_env(HUGGINGFACE_API_KEY="hf_other")
+    daemon.change("reload")
+    assert daemon.status()["wanted"]["model"] == "org-typo", "nothing was mended"
+    daemon.write_env(LOCAL_LLM_MODEL="org/a")
+    wait_for(lambda: daemon.status()["wanted"] is None)
+    status = daemon.status()
+    assert status["model"]["override"] is None
+    assert (status["model"]["serving"], daemon.started()) == ("org/a", 1)
+
+
 def test_override_outlives_a_reload_until_env_names_another_model(daemon: Daemon) -> None:
     daemon.start_ready()
     daemon.change("swap-model", {"model": "org/b"})

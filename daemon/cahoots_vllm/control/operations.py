@@ -265,13 +265,9 @@ def _verdict(target: Target, state: State) -> tuple[OperationState, Problem | No
         return OperationState.FAILED, problem
     if state.goal != goal:
         return _superseded()
-    is_there = (
-        live is not None
-        and live.stage is Stage.READY
-        and live.plan.goal == goal
-        and not live.is_leaving
-        and live.generation > target.after
-    )
+    is_there = live is not None and live.stage is Stage.READY and not live.is_leaving
+    if live is None or live.plan.goal != goal or live.generation <= target.after:
+        is_there = False
     return (OperationState.DONE if is_there else OperationState.RUNNING), None
 
 

@@ -101,7 +101,7 @@ class Reloader:
     async def notice(self, by: Caller) -> None:
         """Do what an edited file asks for; a newer one supersedes what is under way."""
         try:
-            await self._take(by)
+            await self._take(by, is_asked=False)
         except CahootsError:
             return  # said in status and by an event
 
@@ -127,7 +127,7 @@ class Reloader:
         refuse_lost_provider(self._supervisor.settings, new)
         return config_changes(self._supervisor.settings, self._supervisor.carried_over(new))
 
-    async def _take(self, by: Caller) -> Operation | None:
+    async def _take(self, by: Caller, *, is_asked: bool = True) -> Operation | None:
         async with self._lock:
             try:
                 settings = self._supervisor.carried_over(await self._source.peek())
@@ -143,7 +143,8 @@ class Reloader:
             changes = config_changes(self._supervisor.settings, settings)
             self._tell(changes)
             keys = ", ".join(change.key for change in changes)
-            return self._supervisor.adopt(settings, by, keys or "nothing")
+            changed = keys or ("nothing" if is_asked else None)
+            return self._supervisor.adopt(settings, by, changed)
 
     def _tell(self, changes: tuple[KeyChange, ...]) -> None:
         views = [

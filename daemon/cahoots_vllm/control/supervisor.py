@@ -127,12 +127,12 @@ class Supervisor:
         is_same_model = settings.configured_model == self.settings.configured_model
         return replace(settings, override=self.settings.override if is_same_model else None)
 
-    def adopt(self, settings: Settings, by: Caller, changed: str) -> Operation | None:
+    def adopt(self, settings: Settings, by: Caller, changed: str | None) -> Operation | None:
         """Go on with other settings (`changed` says which); the worker changes only if it has to.
 
         What a person stopped stays stopped. A failed goal is tried again if anything changed. An
         operation that is under way is superseded where its goal is no longer wanted, and else goes
-        on in place of a new one; None then.
+        on in place of a new one; None then, and where `changed` is: nobody asked, nothing changed.
         """
         old, self.settings = self.settings, settings
         is_wanted = self.state.goal is not None or not old.is_local
@@ -141,13 +141,16 @@ class Supervisor:
         if superseded is not None:
             self._announcer.operation(superseded)
         is_free = self.operations.running is None and not self._is_shutting_down
-        params = {"changed": changed}
-        operation = self._begin("reload", params, by, Target(goal)) if is_free else None
+        operation = None
+        if is_free and changed is not None:
+            operation = self._begin("reload", {"changed": changed}, by, Target(goal))
         self._remember_override()
         state, has_changed = self.state, settings != old
         # What was refused is tried again when anything changed; what was aborted, when asked again.
         is_other = goal != state.goal and (has_changed or state.rejected is None)
-        must_act = is_other or (has_changed and state.is_failed)
+        # A typo that was taken back is nothing to be reminded of.
+        is_mended = state.rejected is not None and _configured(old) != _configured(settings)
+        must_act = is_other or is_mended or (has_changed and state.is_failed)
         if must_act and not self._is_shutting_down:
             self._handle(Want(goal))
         else:
@@ -271,6 +274,11 @@ class Supervisor:
         self._parts.state_file.save(
             override=self.settings.override, configured_model=self.settings.configured_model
         )
+
+
+def _configured(settings: Settings) -> LaunchSpec:
+    """Return what the files ask for, whatever `swap-model` or a fallback put in its place."""
+    return make_launch_spec(settings, settings.configured_model)
 
 
 def _check_name(model: str) -> None:
