@@ -238,7 +238,13 @@ def _log_reload(data: Mapping[str, object]) -> None:
 def _log_operation(data: Mapping[str, object]) -> None:
     """Log who asked for a change, and how it ended."""
     what = f"operation {data['id']} ({data['kind']})"
+    by, params, problem = (
+        dict(part) if isinstance(part, Mapping) else {}
+        for part in (data["by"], data["params"], data["problem"])
+    )
     if data["progress"] is None:
-        _LOG.info("%s asked for by %s: %s", what, data["by"], data["params"])
+        asked = "".join(f", {name} {value}" for name, value in params.items())
+        _LOG.info("%s asked for by uid %s, pid %s%s", what, by.get("uid"), by.get("pid"), asked)
     elif data["state"] != OperationState.RUNNING:
-        _LOG.info("%s: %s", what, data["state"])
+        why = f": {problem.get('detail')}" if problem else ""
+        _LOG.info("%s: %s%s", what, data["state"], why)

@@ -45,7 +45,7 @@ def test_foreign_holder_is_named_and_waited_for_without_a_start(
     failed = status["last_failure"]
     assert (failed["cause"], failed["changed"]) == ("gpu_oom_startup_free", [])
     who = f"sleep (pid {holder.pid}, user {me}, 20000 MiB)"
-    assert failed["action"].startswith("waiting: ")
+    assert failed["action"] == "waiting until it is free"
     assert who in failed["evidence"]
     assert who in gpu_daemon.log.read_text()
     text = gpu_daemon.ctl("status").stdout

@@ -149,7 +149,7 @@ def wait_for(
     at = moment.now + moment.limits.shortage_poll_s
     before, failure = state.shortage, state.last_failure
     if before is None or failure is None or not before.is_like(shortage):
-        failure = Failure(moment.now, goal, diagnosis, f"waiting: {shortage}")
+        failure = Failure(moment.now, goal, diagnosis, "waiting until it is free")
     state = replace(state, room=None, retry_at=at, shortage=shortage, last_failure=failure)
     return state, (WakeAt(at),)
 

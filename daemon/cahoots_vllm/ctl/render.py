@@ -39,9 +39,11 @@ def _rows(status: Json, now: datetime) -> Iterator[Row]:
     yield Row("requests", _requests(status.get("requests") or {}))
     if waiting := status.get("waiting_for"):
         yield from _waiting_rows(waiting)
-    if failure := status.get("last_failure"):
-        worker = status.get("worker") or {}
-        is_over = state == Phase.READY and failure.get("at", "") <= worker.get("since", "")
+    wanted, failure = status.get("wanted"), status.get("last_failure")
+    is_told = bool(wanted and failure and wanted.get("at") == failure.get("at"))
+    if failure and not is_told:
+        since = (status.get("worker") or {}).get("since", "")
+        is_over = state == Phase.READY and (not wanted or failure.get("at", "") <= since)
         yield from _failure_rows(failure, now, is_over=is_over)
     if error := (status.get("config") or {}).get("error"):
         yield Row("config", f"not applied, the last good settings stay: {error}", Tone.BAD)
@@ -89,10 +91,14 @@ def _model_rows(status: Json, now: datetime) -> Iterator[Row]:
         yield Row("model", join(str(serving), f"configured as {override or configured}", profile))
     else:
         yield Row("model", join(str(override or configured or "none configured"), profile))
-    if override:
+    wanted = status.get("wanted")
+    if override and wanted and wanted.get("model") == configured:
+        text = f"kept in place of {configured}, until that can be served or .env names another"
+        yield Row("override", text, Tone.WARNING)
+    elif override:
         instead = f"set by swap-model, instead of {configured}"
         yield Row("override", f"{instead}; `cahootsctl swap-model --reset` ends it", Tone.WARNING)
-    if wanted := status.get("wanted"):
+    if wanted:
         when = clock(wanted.get("at"), now)
         text = f"{wanted.get('model')} did not start at {when}: {wanted.get('cause')}"
         yield Row("wanted", text, Tone.BAD)
@@ -166,8 +172,9 @@ def _failure_rows(failure: Json, now: datetime, *, is_over: bool) -> Iterator[Ro
     said = f"{text}, then: {action}" if action else text
     if is_over:
         yield Row("failure", f"{said}; it is over")
-    else:
-        yield Row("failure", said, Tone.WARNING)
+        yield Row("  evidence", str(failure.get("evidence")))
+        return
+    yield Row("failure", said, Tone.WARNING)
     yield from details(failure)
 
 

@@ -109,12 +109,32 @@ requests    2 running, 0 waiting, 0 held
 failure     gpu_oom_alloc at Oct 01 02:10:00 (3 h 15 min ago), then: lower utilization; it is over
   evidence  torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a
             total capacity of 79.11 GiB
-  remedy    none needed
 config      not applied, the last good settings stay: .env line 3: no port
 gpu 0       NVIDIA H100, 70.0 of 80.0 GiB used, 93 % busy, 61 °C
 gpu 1       NVIDIA H100, ? of ? GiB used
 warning     containers on native Docker need the host network"""
     )
+
+
+REFUSED = {
+    "model": "org/B", "cause": "hub_not_found", "evidence": "no such repo", "remedy": "mend it",
+    "action": "kept org/A", "at": "2025-10-01T02:00:00Z",
+}  # fmt: skip
+
+
+def test_refused_model_is_told_once_and_not_called_a_swap_by_hand() -> None:
+    model = {"configured": "org/B", "serving": "org/A", "override": "org/A"}
+    shown = text(model=model, wanted=REFUSED, last_failure=REFUSED)
+    assert shown.count("no such repo") == 1
+    assert "failure " not in shown
+    assert "kept in place of org/B" in shown
+    assert "swap-model" not in shown
+
+
+def test_failure_that_is_over_asks_for_nothing() -> None:
+    shown = text(last_failure=REFUSED, wanted=None)
+    assert "then: kept org/A; it is over" in shown
+    assert "mend it" not in shown
 
 
 def test_an_almost_empty_status_of_another_version_is_still_shown() -> None:
