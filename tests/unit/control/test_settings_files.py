@@ -84,10 +84,10 @@ def test_later_directory_wins_over_an_earlier_one(paths: Paths, tmp_path: Path) 
 def test_editors_lock_file_beside_a_profile_is_none(paths: Paths) -> None:
     directory = paths.profile_dirs[-1]
     directory.mkdir(parents=True, exist_ok=True)
-    before = load_settings(paths, CommandLine())
+    before = load(paths)
     (directory / ".#a.toml").symlink_to("ann@host.4242:1700000000")
     (directory / ".a.toml").write_text("half a li")
-    assert load_settings(paths, CommandLine()) == before
+    assert load(paths) == before
 
 
 def test_provider_that_is_not_set_is_a_warning(paths: Paths) -> None:
