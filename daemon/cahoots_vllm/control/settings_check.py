@@ -1,22 +1,30 @@
 """Validates settings without a daemon: `cahoots-vllmd --check`, for `cahootsctl config check`."""
 
+import asyncio
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from cahoots_vllm.control.env_file import read_env_file
-from cahoots_vllm.control.option_check import nearest, unknown_option
+from cahoots_vllm.control.option_check import STABLE, nearest, unknown_option
 from cahoots_vllm.control.settings_files import CommandLine, load_settings
 from cahoots_vllm.control.settings_schema import (
     ConfigFile,
     ProfileFile,
+    at_line,
     parse_toml,
     read_options,
 )
 from cahoots_vllm.core.env_values import read_env
-from cahoots_vllm.core.errors import CahootsError
+from cahoots_vllm.core.errors import CahootsError, Kind
+from cahoots_vllm.core.launch import Options, inherited_env
+from cahoots_vllm.core.secret import is_secret_name
+from cahoots_vllm.core.settings import EngineInfo
 from cahoots_vllm.host.children import Children
+from cahoots_vllm.host.engine import find_engine
 from cahoots_vllm.host.engine_options import EngineOptions
+from cahoots_vllm.host.files import read_text
 from cahoots_vllm.host.paths import Paths
 
 
@@ -44,40 +52,61 @@ class Finding:
 def check_settings(paths: Paths, line: CommandLine, files: Iterable[Path]) -> list[Finding]:
     """Return a finding for each file, or one for the settings as the daemon would read them.
 
-    Options are compared with the engine's where a daemon has asked that engine before.
+    An engine that was not asked for its options yet is asked now, which takes seconds.
     """
     chosen = list(files)
     if chosen:
-        return [_check_file(path) for path in chosen]
+        return [_check_file(path, paths, line) for path in chosen]
     try:
         settings = load_settings(paths, line)
+        _refuse_unknown(settings.options, paths.config, settings.engine, paths)
+        for profile in settings.profiles:
+            # A later directory's profile wins over an earlier one's.
+            places = (directory / profile.file for directory in reversed(paths.profile_dirs))
+            path = next((place for place in places if place.exists()), Path(profile.file))
+            _refuse_unknown(profile.options, path, settings.engine, paths)
     except CahootsError as error:
         return [Finding("the settings", error.message, error.remedy)]
     what = f"{paths.config}, {settings.env_file}"
-    known = EngineOptions(paths.cache_dir, Children()).cached(settings.engine)
-    for options in (settings.options, *(profile.options for profile in settings.profiles)):
-        found = unknown_option([name for name, _ in options], known) if known else None
-        if found is not None:
-            why = f"vLLM {settings.engine.version} knows no option --{found}"
-            return [Finding(what, why, f"mend it{nearest(found, known or ())}")]
     return [Finding(what, warnings=settings.warnings)]
 
 
-def _check_file(path: Path) -> Finding:
+def _check_file(path: Path, paths: Paths, line: CommandLine) -> Finding:
     try:
-        warnings = _read(path)
+        warnings = _read(path, paths, line)
     except CahootsError as error:
         return Finding(str(path), error.message, error.remedy)
     return Finding(str(path), warnings=warnings)
 
 
-def _read(path: Path) -> tuple[str, ...]:
+def _read(path: Path, paths: Paths, line: CommandLine) -> tuple[str, ...]:
     """Read one file by its kind; return what is odd. Raises CahootsError."""
     if path.suffix != ".toml":
         file = read_env_file(path)
         return read_env(file.values, file.lines, str(path)).warnings + file.warnings
     if path.absolute().parent.name == "models.d":
-        read_options(parse_toml(path, ProfileFile, "the profile").options, path)
+        options = read_options(parse_toml(path, ProfileFile, "the profile").options, path)
     else:
-        read_options(parse_toml(path, ConfigFile, "the configuration").options, path)
+        options = read_options(parse_toml(path, ConfigFile, "the configuration").options, path)
+    try:
+        engine = find_engine(line.engine)
+    except CahootsError:
+        return ("no engine is there to say whether it knows the options",) if options else ()
+    _refuse_unknown(options, path, engine, paths)
     return ()
+
+
+def _refuse_unknown(options: Options, path: Path, engine: EngineInfo, paths: Paths) -> None:
+    """Raise CahootsError (BAD_SETTINGS) for the first option that the engine does not know."""
+    names = [name for name, _ in options]
+    if STABLE.issuperset(names):
+        return
+    secret_names = [name for name in os.environ if is_secret_name(name)]
+    env = inherited_env(os.environ, secret_names)
+    known = asyncio.run(EngineOptions(paths.cache_dir, Children()).ask(engine, env))
+    found = unknown_option(names, known) if known is not None else None
+    if found is not None:
+        where = f"{path}{at_line(read_text(path, what='the file'), ('options', found))}"
+        why = f"vLLM {engine.version} knows no such option"
+        remedy = f"correct or remove the key{nearest(found, known or ())}"
+        raise CahootsError(Kind.BAD_SETTINGS, f"cannot use {where}: {found}: {why}", remedy)

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from cahoots_vllm.control import settings_check
 from cahoots_vllm.control.settings_check import Finding, check_settings
 from cahoots_vllm.control.settings_files import CommandLine
+from cahoots_vllm.core.errors import CahootsError, Kind
+from cahoots_vllm.core.settings import EngineInfo
 from cahoots_vllm.host.paths import Paths
 from fake_vllm.engine_dir import make_engine
 
@@ -103,3 +106,34 @@ def test_files_are_judged_apart(paths: Paths, tmp_path: Path) -> None:
     )
     assert [bool(finding.error) for finding in findings] == [True, False, True]
     assert "no such file" in findings[2].error
+
+
+PROFILE = 'name = "org/a"\n\n[options]\ndtype = "auto"\nmax-modle-len = 4096\n'
+
+
+def test_option_that_the_engine_does_not_know_is_named_with_file_line_and_the_nearest(
+    paths: Paths,
+) -> None:
+    profile = paths.profile_dirs[0] / "a.toml"
+    profile.write_text(PROFILE)
+    finding = check_all(paths)
+    assert finding.error.startswith(f"cannot use {profile}, line 5: max-modle-len: vLLM ")
+    assert finding.remedy == "correct or remove the key (did you mean max-model-len?)"
+    line = CommandLine(engine=paths.config.parent / "engine")
+    (alone,) = check_settings(paths, line, [profile])
+    assert alone.error == finding.error
+
+
+def test_profile_alone_without_an_engine_is_judged_as_far_as_it_can_be(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = paths.profile_dirs[0] / "a.toml"
+    profile.write_text(PROFILE)
+
+    def none(_: Path | None) -> EngineInfo:
+        raise CahootsError(Kind.ENGINE_UNUSABLE, "no engine", "install one")
+
+    monkeypatch.setattr(settings_check, "find_engine", none)
+    finding = check_file(paths, profile)
+    assert finding.error == ""
+    assert "no engine is there" in finding.warnings[0]
