@@ -65,6 +65,9 @@ class Reloader:
         """Write what swaps with `--save` have brought, until cancelled."""
         while True:
             operation = await self._supervisor.operations.to_save.get()
+            running = self._supervisor.operations.running
+            if running is None or running.id != operation.id:
+                continue  # aborted, or superseded, meanwhile
             problem = None
             try:
                 await self._save(operation)
