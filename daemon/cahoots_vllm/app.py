@@ -21,7 +21,7 @@ from cahoots_vllm.control.gate import Gate
 from cahoots_vllm.control.gpu_release import GpuRelease
 from cahoots_vllm.control.learned import Learned, MemoryRecord
 from cahoots_vllm.control.log_buffer import LogBuffer
-from cahoots_vllm.control.operations import Caller
+from cahoots_vllm.control.operation import Caller
 from cahoots_vllm.control.option_check import OptionCheck
 from cahoots_vllm.control.preflight import Preflight
 from cahoots_vllm.control.reload import Reloader
@@ -186,7 +186,7 @@ class App:
             loop.add_signal_handler(signum, signals.put_nowait, signum)
         loop.add_signal_handler(
             signal.SIGHUP,
-            lambda: tasks.create_task(self._reloader.notice(_SELF), name="reload"),
+            lambda: tasks.create_task(self._reloader.notice(_SELF, is_asked=True), name="reload"),
         )
         signum = await signals.get()
         self._notifier.stopping()

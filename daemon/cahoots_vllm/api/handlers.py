@@ -15,7 +15,7 @@ from cahoots_vllm.control.event_hub import EventHub
 from cahoots_vllm.control.learned import Learned
 from cahoots_vllm.control.log_buffer import LogBuffer, LogEntry
 from cahoots_vllm.control.memory_status import LessonStatus, lesson_status
-from cahoots_vllm.control.operations import Caller, Operation, operation_view
+from cahoots_vllm.control.operation import Caller, Operation, operation_view
 from cahoots_vllm.control.reload import Reloader
 from cahoots_vllm.control.snapshot import StatusReader
 from cahoots_vllm.control.status import Status

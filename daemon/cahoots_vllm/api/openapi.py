@@ -9,7 +9,7 @@ from cahoots_vllm import __version__
 from cahoots_vllm.api.bodies import SwapModelBody
 from cahoots_vllm.api.routes import Route
 from cahoots_vllm.control.memory_status import LessonStatus
-from cahoots_vllm.control.operations import Operation
+from cahoots_vllm.control.operation import Operation
 from cahoots_vllm.control.status import Status
 from cahoots_vllm.core.config_view import KeyChange
 

@@ -1,7 +1,7 @@
 """Turns what changed in the state into events and sentences."""
 
 from cahoots_vllm.control.event_hub import EventHub, EventType
-from cahoots_vllm.control.operations import Operation, Progress, operation_view
+from cahoots_vllm.control.operation import Operation, Progress, operation_view
 from cahoots_vllm.core.state import State
 from cahoots_vllm.core.wire import Phase
 

@@ -6,94 +6,17 @@ step, so nothing an operation waits for can be missed.
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 
+from cahoots_vllm.control.operation import Before, Caller, Operation, Problem, Progress, Target
 from cahoots_vllm.core.diagnosis import Cause
-from cahoots_vllm.core.errors import CahootsError, Kind, problem_view
+from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.state import Stage, State
 from cahoots_vllm.core.wire import OperationState, Phase
 
 _KEPT = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asked, as the kernel says (SO_PEERCRED)."""
-
-    uid: int
-    pid: int
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far it is, in words and, where known, as a fraction 0..1 of the sub-phase."""
-
-    phase: str
-    text: str
-    sub_phase: str | None = None
-    fraction: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Why it failed: a kind for programs, the rest for people."""
-
-    kind: Kind
-    detail: str
-    remedy: str
-    cause: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What must be there for the operation to be done; `after` asks for a younger worker."""
-
-    goal: LaunchSpec | None
-    after: int = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One snapshot of an operation; `params` are the request's."""
-
-    id: str
-    kind: str
-    params: Mapping[str, str]
-    by: Caller
-    started_at: str
-    state: OperationState = OperationState.RUNNING
-    ended_at: str | None = None
-    progress: Progress | None = None
-    result: Mapping[str, str] | None = None
-    problem: Problem | None = None
-    # What is left to do once the target is reached: a line of `.env`, written by `Reloader`.
-    is_to_be_saved: bool = field(default=False, repr=False)
-    target: Target = field(default_factory=lambda: Target(None), repr=False)
-    # Where an abort goes back to.
-    previous: LaunchSpec | None = field(default=None, repr=False)
-
-
-def operation_view(operation: Operation) -> dict[str, object]:
-    """Return what the API shows of an operation, ready for JSON."""
-    view: dict[str, object] = {
-        "id": operation.id,
-        "kind": operation.kind,
-        "params": dict(operation.params),
-        "by": asdict(operation.by),
-        "state": str(operation.state),
-        "started_at": operation.started_at,
-        "ended_at": operation.ended_at,
-        "progress": asdict(operation.progress) if operation.progress else None,
-        "result": dict(operation.result) if operation.result is not None else None,
-        "problem": None,
-    }
-    problem = operation.problem
-    if problem is not None:
-        more = {"cause": problem.cause} if problem.cause is not None else {}
-        view["problem"] = problem_view(problem.kind, problem.detail, problem.remedy, **more)
-    return view
 
 
 class Operations:
@@ -132,7 +55,7 @@ class Operations:
         params: Mapping[str, str],
         by: Caller,
         target: Target,
-        previous: LaunchSpec | None,
+        before: Before,
         *,
         saves: bool = False,
     ) -> Operation:
@@ -147,7 +70,7 @@ class Operations:
             by=by,
             started_at=_now(),
             target=target,
-            previous=previous,
+            before=before,
             is_to_be_saved=saves,
         )
         self._next += 1
@@ -261,7 +184,7 @@ def _verdict(target: Target, state: State) -> tuple[OperationState, Problem | No
         if state.goal is not None:
             return _superseded()
         return (OperationState.DONE if live is None else OperationState.RUNNING), None
-    if (problem := _problem(goal, state)) is not None:
+    if (problem := _problem(goal, target, state)) is not None:
         return OperationState.FAILED, problem
     if state.goal != goal:
         return _superseded()
@@ -271,9 +194,11 @@ def _verdict(target: Target, state: State) -> tuple[OperationState, Problem | No
     return (OperationState.DONE if is_there else OperationState.RUNNING), None
 
 
-def _problem(goal: LaunchSpec, state: State) -> Problem | None:
+def _problem(goal: LaunchSpec, target: Target, state: State) -> Problem | None:
     """Return why a goal is not reached, None while it may be, or where another is wanted."""
-    if state.rejected is not None and state.rejected.goal == goal:
+    # A restart that was refused says nothing of a later operation that needs no younger worker.
+    is_refused = state.goal != goal or target.after >= 0
+    if state.rejected is not None and state.rejected.goal == goal and is_refused:
         diagnosis = state.rejected.diagnosis
         remedy = f"{diagnosis.remedy} ({state.rejected.action})"
         return Problem(Kind.MODEL_UNUSABLE, diagnosis.evidence, remedy, diagnosis.cause)

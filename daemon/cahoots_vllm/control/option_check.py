@@ -43,6 +43,9 @@ class OptionCheck:
         progress("asking the engine for its options", None)
         known = await self._options.ask(engine, env)
         found = unknown_option(names, known) if known is not None else None
+        if found is not None:  # a plugin that came later may know it: only a fresh answer refuses
+            known = await self._options.ask(engine, env, is_anew=True)
+            found = unknown_option(names, known) if known is not None else None
         if found is None:
             return None
         evidence = f"vLLM {engine.version} knows no option --{found}"

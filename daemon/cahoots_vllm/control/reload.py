@@ -9,7 +9,7 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 
 from cahoots_vllm.control.event_hub import EventHub, EventType
-from cahoots_vllm.control.operations import Caller, Operation, Problem
+from cahoots_vllm.control.operation import Caller, Operation, Problem
 from cahoots_vllm.control.settings_source import SettingsSource
 from cahoots_vllm.control.supervisor import Supervisor
 from cahoots_vllm.core.config_view import KeyChange, config_changes, refuse_lost_provider
@@ -45,11 +45,15 @@ class Reloader:
 
         Raises CahootsError: BUSY and CONFLICT, or what is wrong with the settings.
         """
-        running = self._supervisor.operations.running
-        if running is None or running.kind != "reload":
-            self._supervisor.operations.refuse_if_busy()
-        operation = await self._take(by)
-        return operation or self._supervisor.operations.newest_first()[0]
+        operations = self._supervisor.operations
+        if operations.running is None or operations.running.kind != "reload":
+            operations.refuse_if_busy()
+        self._supervisor.refuse_while_stopping()
+        operation = await self._take(by) or operations.running
+        if operation is None:  # it has begun to stop meanwhile
+            self._supervisor.refuse_while_stopping()
+            raise CahootsError(Kind.CONFLICT, "the reload was superseded", "see cahootsctl status")
+        return operation
 
     async def save_model(self, model: str, by: Caller) -> Operation:
         """Serve a model, and write it into `.env` once it is served.
@@ -65,9 +69,6 @@ class Reloader:
         """Write what swaps with `--save` have brought, until cancelled."""
         while True:
             operation = await self._supervisor.operations.to_save.get()
-            running = self._supervisor.operations.running
-            if running is None or running.id != operation.id:
-                continue  # aborted, or superseded, meanwhile
             problem = None
             try:
                 await self._save(operation)
@@ -77,34 +78,37 @@ class Reloader:
 
     async def _save(self, operation: Operation) -> None:
         model = operation.params["model"]
-        before = now = self._supervisor.settings.configured_model
-        with suppress(CahootsError):  # writing says it better
-            now = (await self._source.peek()).configured_model
-        if now not in (before, model):
-            raise CahootsError(
-                Kind.CONFLICT,
-                f"{self._supervisor.settings.env_file} names {now} by now: left as it is",
-                "what was saved last counts",
-            )
-        await self._write(model)
-        await self._take(operation.by)
+        async with self._lock:
+            before = now = self._supervisor.settings.configured_model
+            with suppress(CahootsError):  # writing says it better
+                now = (await self._source.peek()).configured_model
+            running = self._supervisor.operations.running
+            if running is None or running.id != operation.id:
+                return  # aborted, or superseded by a newer edit, meanwhile
+            if now not in (before, model):
+                raise CahootsError(
+                    Kind.CONFLICT,
+                    f"{self._supervisor.settings.env_file} names {now} by now: left as it is",
+                    "what was saved last counts",
+                )
+            await self._write(model)
+            await self._take_locked(operation.by, is_asked=True)
 
     async def _write(self, model: str, *, is_rehearsal: bool = False) -> None:
         path = Path(self._supervisor.settings.env_file)
-        async with self._lock:
-            try:
-                await run_blocking(
-                    lambda: set_value(path, "LOCAL_LLM_MODEL", model, is_rehearsal=is_rehearsal),
-                    deadline_s=_WRITE_DEADLINE_S,
-                )
-            except TimeoutError as error:
-                what = f"cannot write {path}: no answer from the disk"
-                raise CahootsError(Kind.CONFLICT, what, "a network disk may be gone") from error
+        try:
+            await run_blocking(
+                lambda: set_value(path, "LOCAL_LLM_MODEL", model, is_rehearsal=is_rehearsal),
+                deadline_s=_WRITE_DEADLINE_S,
+            )
+        except TimeoutError as error:
+            what = f"cannot write {path}: no answer from the disk"
+            raise CahootsError(Kind.CONFLICT, what, "a network disk may be gone") from error
 
-    async def notice(self, by: Caller) -> None:
+    async def notice(self, by: Caller, *, is_asked: bool = False) -> None:
         """Do what an edited file asks for; a newer one supersedes what is under way."""
         try:
-            await self._take(by, is_asked=False)
+            await self._take(by, is_asked=is_asked)
         except CahootsError:
             return  # said in status and by an event
 
@@ -132,22 +136,26 @@ class Reloader:
 
     async def _take(self, by: Caller, *, is_asked: bool = True) -> Operation | None:
         async with self._lock:
-            try:
-                settings = self._supervisor.carried_over(await self._source.peek())
-                refuse_lost_provider(self._supervisor.settings, settings)
-                await self._apply_gateway(settings.gateway)
-            except CahootsError as error:
-                self._source.error = str(error)
-                self._events.publish(
-                    EventType.RELOAD, {"error": str(error), "changes": [], "text": str(error)}
-                )
-                raise
-            self._source.used()
-            changes = config_changes(self._supervisor.settings, settings)
-            self._tell(changes)
-            keys = ", ".join(change.key for change in changes)
-            changed = keys or ("nothing" if is_asked else None)
-            return self._supervisor.adopt(settings, by, changed)
+            return await self._take_locked(by, is_asked=is_asked)
+
+    async def _take_locked(self, by: Caller, *, is_asked: bool) -> Operation | None:
+        try:
+            settings = await self._source.peek()
+            refuse_lost_provider(self._supervisor.settings, settings)
+            await self._apply_gateway(settings.gateway)
+        except CahootsError as error:
+            self._source.error = str(error)
+            self._events.publish(
+                EventType.RELOAD, {"error": str(error), "changes": [], "text": str(error)}
+            )
+            raise
+        self._source.used()
+        # Now, not before the waiting: somebody may have asked for another model meanwhile.
+        settings = self._supervisor.carried_over(settings)
+        changes = config_changes(self._supervisor.settings, settings)
+        self._tell(changes)
+        keys = ", ".join(change.key for change in changes)
+        return self._supervisor.adopt(settings, by, keys or ("nothing" if is_asked else None))
 
     def _tell(self, changes: tuple[KeyChange, ...]) -> None:
         views = [

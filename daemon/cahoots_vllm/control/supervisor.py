@@ -13,7 +13,8 @@ from pathlib import Path
 from cahoots_vllm.control.announcer import Announcer
 from cahoots_vllm.control.cure import CureWatch
 from cahoots_vllm.control.effects import Effects, Parts
-from cahoots_vllm.control.operations import Caller, Operation, Operations, Problem, Target
+from cahoots_vllm.control.operation import Before, Caller, Operation, Problem, Target
+from cahoots_vllm.control.operations import Operations
 from cahoots_vllm.control.rotation import Refusal
 from cahoots_vllm.core.backoff import DEFAULT_LIMITS
 from cahoots_vllm.core.env_values import is_model_name
@@ -96,7 +97,7 @@ class Supervisor:
         """Raise CahootsError (BAD_REQUEST, BUSY, CONFLICT) where a swap to this cannot be."""
         _check_name(model)
         self._check_may_start()
-        self._refuse_while_stopping()
+        self.refuse_while_stopping()
         self.operations.refuse_if_busy()
 
     def start(self, by: Caller) -> Operation:
@@ -147,7 +148,8 @@ class Supervisor:
         self._remember_override()
         state, has_changed = self.state, settings != old
         # What was refused is tried again when anything changed; what was aborted, when asked again.
-        is_other = goal != state.goal and (has_changed or state.rejected is None)
+        is_again = changed is not None and state.rejected is None
+        is_other = goal != state.goal and (has_changed or is_again)
         # A typo that was taken back is nothing to be reminded of.
         is_mended = state.rejected is not None and _configured(old) != _configured(settings)
         must_act = is_other or is_mended or (has_changed and state.is_failed)
@@ -159,13 +161,16 @@ class Supervisor:
 
     def abort(self, id_: str) -> Operation:
         """End a running operation and want what was wanted before it. Raises CahootsError."""
-        self._refuse_while_stopping()
+        self.refuse_while_stopping()
         operation = self.operations.abort(id_)
-        previous = operation.previous
+        before = operation.before
         if operation.kind == "swap-model":
-            self._override(previous.model if previous is not None else None)
+            self._override(before.override)
+        goal = before.goal
+        if before.is_as_set and operation.kind != "reload":  # the settings may be others by now
+            goal = self._goal(self.settings) if self.settings.is_local else None
         self._announcer.operation(operation)
-        self._handle(Want(previous))
+        self._handle(Want(goal))
         return operation
 
     def saved(self, operation: Operation, problem: Problem | None) -> None:
@@ -204,13 +209,16 @@ class Supervisor:
         *,
         saves: bool = False,
     ) -> Operation:
-        self._refuse_while_stopping()
+        self.refuse_while_stopping()
         self.operations.refuse_if_busy()
-        operation = self.operations.begin(kind, params, by, target, self.state.goal, saves=saves)
+        is_as_set = self.settings.is_local and self._goal(self.settings) == self.state.goal
+        before = Before(self.state.goal, self.settings.override, is_as_set)
+        operation = self.operations.begin(kind, params, by, target, before, saves=saves)
         self._announcer.operation(operation)
         return operation
 
-    def _refuse_while_stopping(self) -> None:
+    def refuse_while_stopping(self) -> None:
+        """Raise CahootsError (CONFLICT) while the daemon ends."""
         if self._is_shutting_down:
             raise CahootsError(Kind.CONFLICT, "the daemon is stopping", "start it again")
 
@@ -228,7 +236,8 @@ class Supervisor:
         for effect in effects:
             self._effects.perform(effect, self.settings, self._tasks)
         rejected = self.state.rejected
-        if rejected is not None and rejected is not before.rejected:
+        is_new = rejected is not None and rejected is not before.rejected
+        if is_new and rejected is not None and rejected.goal.model == self.settings.override:
             # The override goes with the swap that failed: a daemon restart must not try it again.
             self._override(self.state.goal.model if self.state.goal is not None else None)
         self._parts.rotation.refuse(self._refusal())

@@ -73,6 +73,10 @@ def _answer(state: State, plan: Plan, fault: Fault, moment: Moment, answer: poli
     diagnosis = fault.diagnosis
     remember = Remember(plan.goal, plan.launch, answer.memory)
     kept = replace(plan, memory=answer.memory)
+    good = state.last_good
+    if good is not None and good.goal == plan.goal and isinstance(answer, Next | Wait):
+        # Who comes back to it must not begin with what has failed since.
+        state = replace(state, last_good=with_sizes(kept))
     match answer:
         case Next():
             fallback = _fallback(state, plan.goal)

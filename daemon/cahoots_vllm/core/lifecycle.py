@@ -138,7 +138,7 @@ def _check_failed(state: State, event: CheckFailed, moment: Moment) -> Step:
     if live is not None and live.stage in (Stage.STARTING, Stage.READY):
         failure = Failure(moment.now, goal, diagnosis, f"kept {live.plan.goal.model}")
         live = replace(live, is_leaving=False)
-        kept = replace(state, live=live, goal=live.plan.goal, plan=live.plan)
+        kept = replace(state, live=live, goal=live.plan.goal, plan=live.next_plan)
         return replace(kept, rejected=failure, last_failure=failure), ()
     fallback = state.last_good
     if fallback is not None and fallback.goal != goal:
@@ -163,10 +163,12 @@ def _ready(state: State, generation: int, now: float) -> Step:
     state = replace(
         state,
         live=live,
-        plan=plan if has_plan else state.plan,
-        last_good=plan,
+        plan=plan if has_plan and not live.is_forgotten else state.plan,
+        last_good=state.plan if live.is_forgotten and has_plan else plan,
         starts_in_a_row=0,
     )
+    if live.is_forgotten:
+        return state, (Admit(generation),)
     return state, (Admit(generation), Remember(plan.goal, plan.launch, plan.memory))
 
 
@@ -255,7 +257,7 @@ def _advance_live(state: State, live: Live, now: float) -> Step:
 def _take_back(state: State, live: Live, now: float) -> Step:
     """Let a draining worker serve on: the swap was taken back in time, it is still whole."""
     back = replace(live, stage=Stage.READY, since=now)
-    return replace(state, live=back, plan=live.plan), (Admit(live.generation),)
+    return replace(state, live=back, plan=live.next_plan), (Admit(live.generation),)
 
 
 def _leave(state: State, live: Live, now: float) -> Step:

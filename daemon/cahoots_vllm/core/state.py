@@ -39,7 +39,8 @@ class Plan:
 class Live:
     """The worker that exists; `is_leaving` means it must go even if its plan is the goal.
 
-    `room` is what its devices had free before it started.
+    `room` is what its devices had free before it started. `is_forgotten`: its sizes are not to be
+    learned from, a person wants the next start to begin anew.
     """
 
     generation: int
@@ -48,6 +49,12 @@ class Live:
     since: float
     is_leaving: bool = False
     room: Room = _NOTHING_KNOWN
+    is_forgotten: bool = False
+
+    @property
+    def next_plan(self) -> Plan | None:
+        """Return what to start in its place; None: to be looked for anew."""
+        return None if self.is_forgotten else self.plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ def want(state: State, goal: LaunchSpec | None) -> Step:
     live, is_kept = state.live, False
     if live is not None and live.stage is not Stage.STOPPING and live.plan.goal == goal:
         # What is there is what is wanted: a restart that was under way is taken back.
-        live, plan, is_kept = replace(live, is_leaving=False), live.plan, True
+        live, plan, is_kept = replace(live, is_leaving=False), live.next_plan, True
     if state.checking is not None and (state.checking != goal or is_kept):
         effects = (CancelCheck(),)
     state = replace(
@@ -59,10 +59,12 @@ def forget(state: State, event: Forget) -> Step:
     def concerns(plan: Plan | None) -> bool:
         return plan is not None and event.source in (None, plan.goal.source)
 
-    plan, live = state.plan, state.live
+    plan, live, good = state.plan, state.live, state.last_good
     if plan is not None and concerns(plan):
         plan = with_sizes(replace(plan, memory=fresh(plan.memory)))
+    if good is not None and concerns(good):
+        good = with_sizes(replace(good, memory=fresh(good.memory)))
     if live is not None and concerns(live.plan):
         memory = replace(live.plan.memory, failed=(), good=None)
-        live = replace(live, plan=replace(live.plan, memory=memory))
-    return replace(state, plan=plan, live=live), ()
+        live = replace(live, plan=replace(live.plan, memory=memory), is_forgotten=True)
+    return replace(state, plan=plan, live=live, last_good=good), ()

@@ -91,14 +91,10 @@ def _model_rows(status: Json, now: datetime) -> Iterator[Row]:
         yield Row("model", join(str(serving), f"configured as {override or configured}", profile))
     else:
         yield Row("model", join(str(override or configured or "none configured"), profile))
-    wanted = status.get("wanted")
-    if override and wanted and wanted.get("model") == configured:
-        text = f"kept in place of {configured}, until that can be served or .env names another"
-        yield Row("override", text, Tone.WARNING)
-    elif override:
+    if override:
         instead = f"set by swap-model, instead of {configured}"
         yield Row("override", f"{instead}; `cahootsctl swap-model --reset` ends it", Tone.WARNING)
-    if wanted:
+    if wanted := status.get("wanted"):
         when = clock(wanted.get("at"), now)
         text = f"{wanted.get('model')} did not start at {when}: {wanted.get('cause')}"
         yield Row("wanted", text, Tone.BAD)

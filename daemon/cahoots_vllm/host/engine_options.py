@@ -41,24 +41,29 @@ class EngineOptions:
         path = self._path(engine)
         return None if path is None else _load(path)
 
-    async def ask(self, engine: EngineInfo, env: Mapping[str, str]) -> frozenset[str] | None:
+    async def ask(
+        self, engine: EngineInfo, env: Mapping[str, str], *, is_anew: bool = False
+    ) -> frozenset[str] | None:
         """Return the names, asking the engine for them if need be (up to 120 s).
 
-        None when it gave no answer; nothing is kept then, and the next call asks again.
+        `is_anew`: whatever was kept, e.g. of an engine whose source was changed in place. None when
+        it gave no answer; nothing is kept then, and the next call asks again.
         """
         async with self._turn:  # whoever comes meanwhile gets the answer of the first
             try:
-                return await self._find(engine, env)
+                return await self._find(engine, env, is_anew=is_anew)
             except TimeoutError:
                 return None  # the disk hangs
 
-    async def _find(self, engine: EngineInfo, env: Mapping[str, str]) -> frozenset[str] | None:
+    async def _find(
+        self, engine: EngineInfo, env: Mapping[str, str], *, is_anew: bool
+    ) -> frozenset[str] | None:
         # Before it is asked: an engine installed anew meanwhile must not get the old one's answer.
         path = await run_blocking(lambda: self._path(engine), deadline_s=_DISK_DEADLINE_S)
         if path is None:
             return None
         known = await run_blocking(lambda: _load(path), deadline_s=_DISK_DEADLINE_S)
-        if known is not None:
+        if known is not None and not is_anew:
             return known
         names = option_names(await self._run(engine, env))
         if len(names) < _FEWEST:

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from cahoots_vllm.control.operations import Caller, Operation, Operations, Progress, Target
+from cahoots_vllm.control.operation import Before, Caller, Operation, Progress, Target
+from cahoots_vllm.control.operations import Operations
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.memory import Memory, read_sizes
@@ -19,7 +20,9 @@ _BY = Caller(uid=0, pid=1)
 
 
 def begin(operations: Operations, goal: LaunchSpec | None = _GOAL, after: int = -1) -> Operation:
-    return operations.begin("swap-model", {"model": "org/a"}, _BY, Target(goal, after), None)
+    return operations.begin(
+        "swap-model", {"model": "org/a"}, _BY, Target(goal, after), Before(None)
+    )
 
 
 def live(generation: int = 1, stage: Stage = Stage.READY) -> Live:

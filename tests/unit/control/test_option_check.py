@@ -23,12 +23,15 @@ class Engine(EngineOptions):
     def __init__(self, answer: frozenset[str] | None) -> None:
         super().__init__(Path("/nowhere"), Children())
         self.answer = answer
+        self.anew: frozenset[str] | None = None
         self.asked = 0
 
-    async def ask(self, engine: EngineInfo, env: Mapping[str, str]) -> frozenset[str] | None:
+    async def ask(
+        self, engine: EngineInfo, env: Mapping[str, str], *, is_anew: bool = False
+    ) -> frozenset[str] | None:
         del engine, env
         self.asked += 1
-        return self.answer
+        return self.anew if is_anew and self.anew is not None else self.answer
 
 
 def goal(**options: OptionValue) -> LaunchSpec:
@@ -78,3 +81,11 @@ async def test_engine_that_does_not_tell_refuses_nothing() -> None:
     odd = goal(some_plugin_option=1)
     assert await OptionCheck(engine).check(odd, ENGINE, {}, lambda *_: None) is None
     assert engine.asked == 1
+
+
+async def test_option_of_a_plugin_that_came_later_is_asked_for_once_more() -> None:
+    engine = Engine(KNOWN)
+    engine.anew = KNOWN | {"some-plugin-option"}
+    odd = goal(some_plugin_option=1)
+    assert await OptionCheck(engine).check(odd, ENGINE, {}, lambda *_: None) is None
+    assert engine.asked == 2

@@ -122,13 +122,12 @@ REFUSED = {
 }  # fmt: skip
 
 
-def test_refused_model_is_told_once_and_not_called_a_swap_by_hand() -> None:
-    model = {"configured": "org/B", "serving": "org/A", "override": "org/A"}
+def test_refused_model_is_told_once() -> None:
+    model = {"configured": "org/B", "serving": "org/A", "override": None}
     shown = text(model=model, wanted=REFUSED, last_failure=REFUSED)
     assert shown.count("no such repo") == 1
     assert "failure " not in shown
-    assert "kept in place of org/B" in shown
-    assert "swap-model" not in shown
+    assert "org/A, configured as org/B" in shown
 
 
 def test_failure_that_is_over_asks_for_nothing() -> None:
