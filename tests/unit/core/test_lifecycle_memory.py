@@ -13,6 +13,7 @@ from cahoots_vllm.core.events import (
     Checked,
     CheckFailed,
     Cured,
+    Forget,
     Gone,
     Lost,
     Measure,
@@ -296,6 +297,10 @@ class LifecycleWithMemory(Lifecycle):
     @rule()
     def cure(self) -> None:
         self._send(Cured("something"))
+
+    @rule()
+    def forget(self) -> None:
+        self._send(Forget(None))
 
     @invariant()
     def sizes_are_those_of_the_search(self) -> None:

@@ -123,3 +123,27 @@ def test_forgetting_another_model_changes_nothing() -> None:
     assert world.state == before
     world.send(Forget(A.source))
     assert world.state != before
+
+
+def test_fallback_does_not_begin_with_sizes_that_have_failed_since() -> None:
+    world, _ = started(gpu_memory_utilization=0.9)
+    world.send(Ready(1))
+    lose(world, failure(Trait.SERVING))
+    assert share_of(world) == 0.85
+    world.send(Want(B))
+    world = world.settle_until_spawned(B)
+    generation = world.state.generation
+    world.play((Lost(generation, failure(Trait.KV_OVERRIDE)), Gone(generation)))
+    assert world.measuring is not None
+    assert world.measuring.option("gpu-memory-utilization") == 0.85
+
+
+def test_what_was_forgotten_during_a_start_is_not_learned_again_when_it_is_ready() -> None:
+    world, goal = started(gpu_memory_utilization=0.9)
+    lose(world, failure(Trait.AFTER_KV))
+    world.send(Forget(None))
+    told = len(world.remembered)
+    world.send(Ready(2))
+    assert len(world.remembered) == told
+    assert world.state.last_good is not None
+    assert world.state.last_good.launch == fitted(goal)
