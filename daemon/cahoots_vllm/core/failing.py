@@ -22,8 +22,7 @@ _SHRUNK = 0.02
 _SHORT = Diagnosis(
     Cause.GPU_OOM_STARTUP_FREE,
     "",
-    "end what holds the memory, or lower gpu-memory-utilization; it starts by itself as soon as "
-    "the memory is free",
+    "end what holds the memory, or lower gpu-memory-utilization",
     is_retryable=True,
     trait=Trait.FREE_TOO_SMALL,
 )
@@ -153,7 +152,9 @@ def wait_for(
     at = moment.now + moment.limits.shortage_poll_s
     before, failure = state.shortage, state.last_failure
     if before is None or failure is None or not before.is_like(shortage):
-        failure = Failure(moment.now, goal, diagnosis, "waiting until it is free")
+        remedy = f"{diagnosis.remedy}; it starts by itself as soon as the memory is free"
+        told = replace(diagnosis, remedy=remedy)
+        failure = Failure(moment.now, goal, told, "waiting until it is free")
     state = replace(state, room=None, retry_at=at, shortage=shortage, last_failure=failure)
     return state, (WakeAt(at),)
 
@@ -168,7 +169,7 @@ def _strike(state: State, fault: Fault, moment: Moment) -> Step:
     fallback = _fallback(state, goal)
     is_unproven = state.starts_in_a_row >= limits.unproven_starts
     if fallback is not None and (over is not None or is_unproven):
-        return fall_back(state, fallback, goal, diagnosis, now), ()
+        return fall_back(state, fallback, goal, diagnosis, now, over=fault.over), ()
     if over is not None:
         failure = Failure(now, goal, diagnosis, f"gave up: {over}")
         return replace(state, is_failed=True, strikes=strikes, last_failure=failure), ()
@@ -213,10 +214,20 @@ def _is_shrinking(left: list[int | None]) -> bool:
 
 
 def fall_back(
-    state: State, plan: Plan, goal: LaunchSpec, diagnosis: Diagnosis, now: float
+    state: State,
+    plan: Plan,
+    goal: LaunchSpec,
+    diagnosis: Diagnosis,
+    now: float,
+    *,
+    over: str | None = None,
 ) -> State:
-    """Let the last good plan be the goal again; status says "serving A, wanted B"."""
-    failure = Failure(now, goal, diagnosis, f"went back to {plan.goal.model}")
+    """Let the last good plan be the goal again; status says "serving A, wanted B".
+
+    `over` says why no other try of B can help, where the diagnosis does not.
+    """
+    why = f": {over}" if over is not None else ""
+    failure = Failure(now, goal, diagnosis, f"went back to {plan.goal.model}{why}")
     return replace(
         cleared(state), goal=plan.goal, plan=plan, rejected=failure, last_failure=failure
     )

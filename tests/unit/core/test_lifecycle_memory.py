@@ -201,6 +201,7 @@ def test_swap_whose_memory_search_ends_goes_back_to_the_last_good_sizes() -> Non
     assert world.state.goal == goal
     assert world.measuring == sized(fitted(goal), gpu_memory_utilization=0.85)
     assert world.state.rejected is not None
+    assert "num-gpu-blocks-override leaves no block" in world.state.rejected.action
 
 
 DAMAGED = Diagnosis(Cause.CORRUPT_WEIGHTS, "incomplete metadata", "fetch again", False)  # noqa: FBT003

@@ -38,6 +38,7 @@ def test_swap_that_would_wait_for_others_goes_back_to_what_served() -> None:
     assert rejected is not None
     assert "python train.py (pid 77" in rejected.diagnosis.evidence
     assert rejected.action == "went back to org/a"
+    assert "by itself" not in rejected.diagnosis.remedy, "it is not waited for"
 
 
 def test_holders_nobody_can_see_are_said_to_be_there() -> None:
