@@ -69,7 +69,7 @@ def test_holder_that_the_driver_hides_is_waited_for_too(
     [row] = gpu_daemon.status()["waiting_for"]["holders"]
     assert (row["pid"], row["memory_used"]) == (holder.pid, None)
     who = f"(pid {holder.pid}, user {row['user']})"
-    assert who in gpu_daemon.status()["last_failure"]["action"]
+    assert who in gpu_daemon.status()["last_failure"]["evidence"]
     assert str(holder.pid) in gpu_daemon.ctl("status").stdout
     assert gpu_daemon.started() == 0
 
