@@ -48,19 +48,19 @@ class Edit:
 
 def env(old: str, new: str, **outcome: object) -> Edit:
     assert old in ENV, old
-    return replace(Edit(".env", ENV.replace(old, new).encode()), **outcome)  # type: ignore[arg-type]
+    return replace(Edit(".env", ENV.replace(old, new).encode()), **outcome)  # type: ignore[arg-type] # checked where it is used
 
 
 def raw(content: bytes | None, **outcome: object) -> Edit:
-    return replace(Edit(".env", content), **outcome)  # type: ignore[arg-type]
+    return replace(Edit(".env", content), **outcome)  # type: ignore[arg-type] # checked where it is used
 
 
 def config(content: str, **outcome: object) -> Edit:
-    return replace(Edit("cahoots-vllm.toml", content.encode()), **outcome)  # type: ignore[arg-type]
+    return replace(Edit("cahoots-vllm.toml", content.encode()), **outcome)  # type: ignore[arg-type] # checked where it is used
 
 
 def profile(content: str, **outcome: object) -> Edit:
-    return replace(Edit("models.d/a.toml", content.encode()), **outcome)  # type: ignore[arg-type]
+    return replace(Edit("models.d/a.toml", content.encode()), **outcome)  # type: ignore[arg-type] # checked where it is used
 
 
 MODEL = ("LOCAL_LLM_MODEL", "options.enforce-eager")

@@ -36,7 +36,7 @@ _LINES = st.builds("{}{}{}".format, _KEYS, st.sampled_from(["=", " = ", "", ":"]
 _TEXTS = st.lists(_LINES | st.text(max_size=40), max_size=8).flatmap(
     lambda lines: st.sampled_from(["\n", "\r\n", "\n\n"]).map(lambda end: end.join(lines))
 )
-_CONTENTS = _TEXTS.map(lambda text: text.encode("utf-8", "surrogateescape")) | st.binary(
+CONTENTS = _TEXTS.map(lambda text: text.encode("utf-8", "surrogateescape")) | st.binary(
     max_size=200
 )
 
@@ -44,11 +44,11 @@ _CONTENTS = _TEXTS.map(lambda text: text.encode("utf-8", "surrogateescape")) | s
 @settings(
     max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(content=_CONTENTS)
+@given(content=CONTENTS)
 def test_any_content_is_either_settings_or_a_reason(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / ".env"
     path.write_bytes(content)
-    new, error = _read(path)
+    new, error = read(path)
     if new is None:
         assert error is not None
         assert (error.kind, bool(error.remedy)) == (Kind.BAD_SETTINGS, True)
@@ -62,7 +62,7 @@ def test_any_content_is_either_settings_or_a_reason(content: bytes, tmp_path: Pa
     assert all("\0" not in value for _, value in new.worker_env)
 
 
-def _read(path: Path) -> tuple[Settings | None, CahootsError | None]:
+def read(path: Path) -> tuple[Settings | None, CahootsError | None]:
     """Return the settings that would be used from now on, or why there are none."""
     try:
         file = read_env_file(path)

@@ -131,8 +131,9 @@ def test_fallback_does_not_begin_with_sizes_that_have_failed_since() -> None:
     world.send(Ready(1))
     lose(world, failure(Trait.SERVING))
     assert share_of(world) == 0.85
-    world.send(Want(B))
-    world = world.settle_until_spawned(B)
+    world.play((Want(B), Checked(B, fitted(B)), Gone(2)))  # before those sizes were ever ready
+    assert world.measuring == fitted(B)
+    world.send(Measured(fitted(B), (gpu(23.5),)))
     generation = world.state.generation
     world.play((Lost(generation, failure(Trait.KV_OVERRIDE)), Gone(generation)))
     assert world.measuring is not None
