@@ -7,10 +7,11 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
+from cahoots_vllm import __version__
 from cahoots_vllm.api.handlers import Handlers
 from cahoots_vllm.api.routes import build_routes
 from cahoots_vllm.api.server import ApiServer
@@ -19,6 +20,7 @@ from cahoots_vllm.control.effects import Parts
 from cahoots_vllm.control.event_hub import EventHub, EventType, PublishedEvent
 from cahoots_vllm.control.gate import Gate
 from cahoots_vllm.control.gpu_release import GpuRelease
+from cahoots_vllm.control.handover import Handover
 from cahoots_vllm.control.learned import Learned, MemoryRecord
 from cahoots_vllm.control.log_buffer import LogBuffer
 from cahoots_vllm.control.operation import Caller
@@ -29,26 +31,34 @@ from cahoots_vllm.control.rotation import Rotation
 from cahoots_vllm.control.settings_source import SettingsSource
 from cahoots_vllm.control.snapshot import StatusReader
 from cahoots_vllm.control.state_file import StateFile
+from cahoots_vllm.control.status import DaemonStatus
 from cahoots_vllm.control.supervisor import Supervisor
 from cahoots_vllm.core.errors import CahootsError
 from cahoots_vllm.core.settings import Settings
 from cahoots_vllm.core.wire import GROUP, OperationState
+from cahoots_vllm.ending import Ending, Exit
 from cahoots_vllm.gateway.server import GatewayServer
-from cahoots_vllm.host import cgroup, sockets
+from cahoots_vllm.host import cgroup, file_lock, sockets
 from cahoots_vllm.host.children import Children, become_subreaper
 from cahoots_vllm.host.engine_options import EngineOptions
+from cahoots_vllm.host.fd_store import FdStore
 from cahoots_vllm.host.gpu import NvmlReader
 from cahoots_vllm.host.hub import ProcessHub
 from cahoots_vllm.host.kernel_log import KernelLog
-from cahoots_vllm.host.notify import Notifier
+from cahoots_vllm.host.notify import Notifier, watchdog_period_s
 from cahoots_vllm.host.paths import Paths
 from cahoots_vllm.host.watch import FileWatch
+from cahoots_vllm.watchdog import feed_watchdog
 from cahoots_vllm.worker.leftovers import end_leftovers
-from cahoots_vllm.worker.process import WorkerContext
+from cahoots_vllm.worker.running import LOCK_NAME, WorkerContext
 
 _FAILURE_FIELDS = ("model", "cause", "evidence", "remedy", "action")
 # Who asks where a file or a signal does.
 _SELF = Caller(os.getuid(), os.getpid())
+_NO_CGROUP = (
+    "no cgroup is delegated to the daemon: a process of the worker that hides could outlive it; "
+    "run it as the systemd service, with Delegate=yes"
+)
 _LOG = logging.getLogger("cahoots_vllm")
 
 
@@ -72,23 +82,26 @@ class App:
         self._source = SettingsSource(load)
         self._paths = paths
         self._notifier = Notifier()
+        self._cgroup = cgroup.find_delegated()
+        if self._cgroup is not None:
+            cgroup.leave_to_workers(self._cgroup)
         self._events = EventHub()
         self._rotation = Rotation()
         self._children = Children()
         self._state_file = StateFile(paths.state_file)
+        self.store = FdStore(os.environ, self._notifier.store)
         # The longest name a worker's socket can get.
         sockets.check_path_length(paths.runtime_dir / "worker-999999999.sock")
         sockets.private_directory(paths.runtime_dir, mode=0o755 if paths.is_system else 0o700)
-        self._control = sockets.listen_unix(
+        self._lock = file_lock.hold(paths.runtime_dir / LOCK_NAME)
+        self._listeners = sockets.Listeners(self.store)
+        control = self._listeners.control(
             paths.control_socket, mode=0o660, group=GROUP if paths.is_system else None
         )
         try:
-            self._gateway_listeners = sockets.listen_tcp(
-                settings.gateway.listen, settings.gateway.port
-            )
+            self._gateway = GatewayServer(self._rotation, settings.gateway, self._listeners.gateway)
         except CahootsError:
-            self._control.close()
-            paths.control_socket.unlink()
+            self._end_listening()
             raise
         gpus = NvmlReader()
         self._supervisor = self._build_supervisor(gpus, logs, keeps_override=keeps_override)
@@ -100,13 +113,30 @@ class App:
             gpus=gpus,
             source=self._source,
             watch=self._watch,
+            daemon=DaemonStatus(
+                pid=os.getpid(),
+                since=datetime.now(UTC).isoformat(timespec="milliseconds"),
+                version=__version__,
+                tree_kill="cgroup" if self._cgroup is not None else "best effort",
+            ),
+            warnings=(_NO_CGROUP,) if paths.is_system and self._cgroup is None else (),
         )
-        self._gateway = GatewayServer(self._rotation, settings.gateway, self._gateway_listeners)
-        self._reloader = Reloader(self._source, self._supervisor, self._gateway.apply, self._events)
+        self._reloader = Reloader(
+            self._source, self._supervisor, self._gateway.apply, self._events, self._notifier
+        )
+        self._exit = Exit(
+            self._supervisor, self._gateway, self._rotation, self._notifier, self._children
+        )
         handlers = Handlers(
-            self._supervisor, status, self._events, logs, self._learned, self._reloader
+            self._supervisor,
+            status,
+            self._events,
+            logs,
+            self._learned,
+            self._reloader,
+            self._exit.replace,
         )
-        self._api = ApiServer(build_routes(handlers), self._control)
+        self._api = ApiServer(build_routes(handlers), control)
 
     def _watched_files(self) -> tuple[Path, ...]:
         """Return what settings are read from now; a reload may name another `.env`."""
@@ -121,9 +151,10 @@ class App:
         context = WorkerContext(
             children=self._children,
             runtime_dir=self._paths.runtime_dir,
-            cgroup_parent=cgroup.find_delegated(),
+            cgroup_parent=self._cgroup,
             kernel_log=KernelLog(),
             settings=self._settings.worker,
+            store=self.store,
         )
         parts = Parts(
             context=context,
@@ -134,40 +165,69 @@ class App:
             gate=Gate(gpus, f"{self._paths.runtime_dir}#"),
             learned=self._learned,
             state_file=self._state_file,
+            handover=Handover(self._paths.runtime_dir / "handover.json"),
             logs=logs,
         )
         settings = self._settings
         is_same = record.configured_model == settings.configured_model
         if record.override is not None and is_same and keeps_override:
             settings = replace(settings, override=record.override)
-        return Supervisor(settings, record.generation, parts, Announcer(self._events))
+        supervisor = Supervisor(settings, record.generation, parts, Announcer(self._events))
+        # An error that ends this daemon costs no model load where systemd starts another one.
+        supervisor.leaves_worker = self._notifier.is_heard
+        return supervisor
 
     def _save_lessons(self, records: tuple[MemoryRecord, ...]) -> None:
         self._state_file.save(memory=records)
 
-    async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then stop the worker and return."""
+    async def run(self) -> Ending:
+        """Serve until told to end; the worker has ended then, or goes on for the next daemon."""
         become_subreaper()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, self._children.reap_orphans)
         self._events.listen(self._tell)
-        await self._end_leftovers()
+        if self._supervisor.find_worker():
+            _LOG.info("going on with the last daemon's worker, pid %s", self._supervisor.pid)
+        else:
+            await self._end_leftovers()
+        self.store.close_rest()
         async with asyncio.TaskGroup() as tasks:
             await self._api.start()
             await self._gateway.start()
             supervision = tasks.create_task(self._supervisor.run(), name="supervisor")
-            watching = tasks.create_task(self._reloader.watch(self._watch, _SELF), name="watch")
-            saving = tasks.create_task(self._reloader.save_served(), name="save")
+            running = [supervision, *self._begin(tasks)]
             self._notifier.ready()
             _LOG.info("listening at %s", " and ".join(self._settings.gateway.endpoints))
             for warning in self._settings.warnings:
                 _LOG.warning("%s", warning)
-            await self._until_told_to_stop(tasks)
-            watching.cancel()
-            saving.cancel()
-            supervision.cancel()
+            ending = await self._exit.wait()
+            for task in reversed(running):
+                task.cancel()
         await self._gateway.stop()
         await self._api.stop()
+        if ending is Ending.STOPPED:
+            self._end_listening()
+        return ending
+
+    def _begin(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+        """Begin what runs beside the supervisor."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(
+            signal.SIGHUP,
+            lambda: tasks.create_task(self._reloader.notice(_SELF, is_asked=True), name="reload"),
+        )
+        watch, save = self._reloader.watch(self._watch, _SELF), self._reloader.save_served()
+        begun = [tasks.create_task(watch, name="watch"), tasks.create_task(save, name="save")]
+        period_s = watchdog_period_s(os.environ, os.getpid())
+        if period_s is not None:
+            feed = feed_watchdog(
+                period_s, self._supervisor.beat, self._paths.control_socket, self._notifier.alive
+            )
+            begun.append(tasks.create_task(feed, name="watchdog"))
+        return begun
+
+    def _end_listening(self) -> None:
+        self._listeners.close()
         self._paths.control_socket.unlink(missing_ok=True)
 
     async def _end_leftovers(self) -> None:
@@ -178,29 +238,6 @@ class App:
         if count:
             _LOG.warning("ended %d processes that an earlier daemon left behind", count)
         self._state_file.save(worker=None)
-
-    async def _until_told_to_stop(self, tasks: asyncio.TaskGroup) -> None:
-        loop = asyncio.get_running_loop()
-        signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signum, signals.put_nowait, signum)
-        loop.add_signal_handler(
-            signal.SIGHUP,
-            lambda: tasks.create_task(self._reloader.notice(_SELF, is_asked=True), name="reload"),
-        )
-        signum = await signals.get()
-        self._notifier.stopping()
-        _LOG.info("stopping on %s; a second one cuts requests off", signum.name)
-        stopping = asyncio.ensure_future(self._supervisor.shut_down())
-        while not stopping.done():
-            again = asyncio.ensure_future(signals.get())
-            await asyncio.wait((stopping, again), return_when=asyncio.FIRST_COMPLETED)
-            if again.done():
-                self._rotation.cut_off()
-            again.cancel()
-        with suppress(asyncio.CancelledError):
-            await stopping
-        _LOG.info("stopped; no process of the worker is left")
 
     def _tell(self, event: PublishedEvent) -> None:
         """Write an event to the log and its phase to systemd."""

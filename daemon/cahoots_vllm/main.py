@@ -14,6 +14,7 @@ from cahoots_vllm.control.log_buffer import LogBuffer
 from cahoots_vllm.control.settings_check import Finding, check_settings
 from cahoots_vllm.control.settings_files import CommandLine, load_settings
 from cahoots_vllm.core.errors import CahootsError, Kind
+from cahoots_vllm.core.settings import Settings
 from cahoots_vllm.core.wire import ExitCode
 from cahoots_vllm.host.paths import Paths, system_paths, user_paths
 from cahoots_vllm.log import set_up_logging
@@ -58,18 +59,20 @@ def _check(arguments: argparse.Namespace) -> int:
 def _serve(arguments: argparse.Namespace, logs: LogBuffer) -> None:
     # Imported late: a wrong option or setting is answered before the servers are loaded.
     from cahoots_vllm.app import App  # noqa: PLC0415
+    from cahoots_vllm.ending import Ending  # noqa: PLC0415
 
     _raise_descriptor_limit()
     paths = _paths(arguments)
     line = CommandLine(arguments.env_file, arguments.engine, arguments.model, arguments.port)
 
-    async def serve() -> None:
-        app = App(
-            lambda: load_settings(paths, line), paths, logs, keeps_override=line.model is None
-        )
-        await app.run()
+    def load() -> Settings:
+        return load_settings(paths, line)
 
-    asyncio.run(serve())
+    app = App(load, paths, logs, keeps_override=line.model is None)
+    if asyncio.run(app.run()) is Ending.REPLACED:
+        app.store.carry(os.environ)
+        # The same process goes on with the files that are on disk now (systemd sees nothing).
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 (no shell is meant)
 
 
 def _raise_descriptor_limit() -> None:

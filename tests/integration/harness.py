@@ -25,6 +25,7 @@ from fake_vllm.engine_dir import make_engine
 from fake_vllm.script import Behaviour, starts, write_script
 
 from .scripted_gpus import ScriptedGpus
+from .service_manager import ServiceManager
 
 Json = dict[str, Any]
 _T = TypeVar("_T")
@@ -139,6 +140,8 @@ class Daemon:
         self.log = root / "daemon.log"
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
+        # Where a test has one, the daemon is its service.
+        self.manager: ServiceManager | None = None
         self._connections: list[http.client.HTTPConnection] = []
         # A test that ends the daemon by other means than asking sets what it expects.
         self.expected_exits: tuple[int, ...] = (0,)
@@ -226,6 +229,11 @@ class Daemon:
         command = [sys.executable, *warnings, "-m", "cahoots_vllm.main"]
         command += ["--user", "--engine", str(self.engine), *args]
         with self.log.open("ab") as log:
+            if self.manager is not None:
+                self.process = self.manager.popen(
+                    command[1:], self.environment, self.root, log.fileno()
+                )
+                return self.process
             self.process = subprocess.Popen(
                 command, cwd=self.root, env=self.environment, stdout=log, stderr=log,
                 stdin=subprocess.DEVNULL,

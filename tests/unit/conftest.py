@@ -11,7 +11,9 @@ _MAY_BLOCK = {
     "cahoots_vllm/host/children.py": {"own_children", "start"},
     "cahoots_vllm/host/cgroup.py": {"kill", "is_populated", "pids", "make", "remove"},
     "cahoots_vllm/worker/output.py": {"_read"},  # the pipe's end is non-blocking
-    "cahoots_vllm/worker/process.py": {"_spawn", "stop"},  # a socket's name on a tmpfs
+    # Names and lines on the runtime directory's tmpfs.
+    "cahoots_vllm/worker/running.py": {"spawn", "find_again", "forget"},
+    "cahoots_vllm/host/line_file.py": {"append", "read", "remove"},
 }
 
 

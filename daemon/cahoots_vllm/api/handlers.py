@@ -3,11 +3,14 @@
 import dataclasses
 import json
 import logging
+import os
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from aiohttp import web
 from pydantic import TypeAdapter
 
+from cahoots_vllm import __version__
 from cahoots_vllm.api.access import Peer
 from cahoots_vllm.api.bodies import read_number, read_swap_model
 from cahoots_vllm.api.metrics import render_metrics
@@ -41,6 +44,7 @@ class Handlers:
     logs: LogBuffer
     learned: Learned
     reloader: Reloader
+    replace_daemon: Callable[[], Awaitable[None]]
 
     async def status(self, _request: web.Request) -> web.Response:
         """One snapshot."""
@@ -65,6 +69,13 @@ class Handlers:
     async def restart(self, request: web.Request) -> web.Response:
         """Replace the worker by a fresh one."""
         return _accepted(self.supervisor.restart(_caller(request)))
+
+    async def daemon_reexec(self, request: web.Request) -> web.Response:
+        """Let the daemon become the one on disk; the worker goes on."""
+        await self.replace_daemon()
+        caller = _caller(request)
+        _LOG.info("daemon-reexec asked for by uid %s, pid %s", caller.uid, caller.pid)
+        return web.json_response({"pid": os.getpid(), "version": __version__}, status=202)
 
     async def reload(self, request: web.Request) -> web.Response:
         """Read the settings again and do what the change needs."""

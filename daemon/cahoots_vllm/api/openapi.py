@@ -32,11 +32,11 @@ def build_openapi(routes: Iterable[Route]) -> dict[str, object]:
 
 
 def _describe(route: Route) -> dict[str, object]:
-    is_operation = route.answer == "Operation" and route.method in ("POST", "DELETE")
+    is_accepted = route.answer in ("Operation", "Replacement") and route.method != "GET"
     described: dict[str, object] = {
         "summary": (route.handler.__doc__ or "").strip().splitlines()[0],
         "responses": {
-            "202" if is_operation else "200": _content(route.answer),
+            "202" if is_accepted else "200": _content(route.answer),
             "default": {
                 "description": "a problem (RFC 9457)",
                 "content": {"application/problem+json": {"schema": _ref("Problem")}},
@@ -87,6 +87,10 @@ def _schemas() -> dict[str, object]:
             "properties": {"changes": {"type": "array", "items": _ref("KeyChange")}},
         },
         "MemoryReset": {"type": "object", "properties": {"forgotten": {"type": "integer"}}},
+        "Replacement": {
+            "type": "object",
+            "properties": {"pid": {"type": "integer"}, "version": {"type": "string"}},
+        },
         "Health": {"type": "object", "properties": {"state": {"type": "string"}}},
         "Problem": {
             "type": "object",

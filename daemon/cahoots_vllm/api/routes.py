@@ -36,6 +36,7 @@ def build_routes(handlers: Handlers) -> tuple[Route, ...]:
         Route("POST", "/v1/stop", change, handlers.stop, "Operation"),
         Route("POST", "/v1/restart", change, handlers.restart, "Operation"),
         Route("POST", "/v1/reload", change, handlers.reload, "Operation"),
+        Route("POST", "/v1/daemon-reexec", change, handlers.daemon_reexec, "Replacement"),
         Route("GET", "/v1/config", look, handlers.config, "Config"),
         Route("GET", "/v1/config/diff", look, handlers.config_diff, "ConfigDiff"),
         Route("GET", "/v1/operations", look, handlers.operations, "Operations"),

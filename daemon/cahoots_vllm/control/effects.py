@@ -12,6 +12,7 @@ from typing import assert_never
 
 from cahoots_vllm.control.gate import Gate
 from cahoots_vllm.control.gpu_release import GpuRelease
+from cahoots_vllm.control.handover import Handover, Left
 from cahoots_vllm.control.learned import Learned, MemoryKey, asked_for, memory_key
 from cahoots_vllm.control.log_buffer import LogBuffer
 from cahoots_vllm.control.option_check import OptionCheck
@@ -46,8 +47,10 @@ from cahoots_vllm.core.memory import used_devices
 from cahoots_vllm.core.phases import StartProgress
 from cahoots_vllm.core.secret import is_secret_name, mask
 from cahoots_vllm.core.settings import Settings
-from cahoots_vllm.worker.leftovers import mark_worker
-from cahoots_vllm.worker.process import Reports, Worker, WorkerContext
+from cahoots_vllm.core.state import Stage
+from cahoots_vllm.worker.leftovers import WorkerMark, mark_worker
+from cahoots_vllm.worker.process import Reports, Worker
+from cahoots_vllm.worker.running import WorkerContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class Parts:
     gate: Gate
     learned: Learned
     state_file: StateFile
+    handover: Handover
     logs: LogBuffer
 
 
@@ -79,12 +83,15 @@ class Effects:
         parts: Parts,
         send: Callable[[Event], None],
         on_progress: Callable[[str, float | None], None],
+        on_spawn: Callable[[WorkerMark], None],
     ) -> None:
         """`send` takes the answers; `on_progress` words and fraction of what takes long."""
         self._parts = parts
         self._send = send
         self._on_progress = on_progress
+        self._on_spawn = on_spawn
         self._running: _Running | None = None
+        self._found: Worker | None = None
         self._check: asyncio.Task[None] | None = None
         # All of the host's, as the last preflight saw them: lessons are kept by the used ones.
         self._devices: tuple[Device, ...] = ()
@@ -92,7 +99,7 @@ class Effects:
     @property
     def worker(self) -> Worker | None:
         """The worker that exists."""
-        return self._running.worker if self._running else None
+        return self._running.worker if self._running else self._found
 
     def perform(self, effect: Effect, settings: Settings, tasks: asyncio.TaskGroup) -> None:
         """Start an effect; the answer comes as an event."""
@@ -154,6 +161,37 @@ class Effects:
         devices = used_devices(asked, os.environ, self._devices)
         return memory_key(goal, asked, settings.engine.version, devices)
 
+    def find_again(self, left: Left, settings: Settings) -> bool:
+        """Find the worker that an earlier daemon left; False: nobody can go on with it.
+
+        Requests are sent to it from now on if it served; `go_on` watches it.
+        """
+        live = left.state.live
+        if live is None:
+            return False
+        worker = self._worker(live.generation, live.plan.launch, settings)
+        is_ready = live.stage is Stage.READY
+        if not worker.find_again(left.mark, is_ready=is_ready):
+            return False
+        self._found = worker
+        self._parts.release.before = dict(left.gpu_memory)
+        if is_ready and worker.is_running:
+            self._parts.rotation.admit(worker.generation, worker.uds)
+        return True
+
+    def go_on(self, settings: Settings, tasks: asyncio.TaskGroup) -> None:
+        """Watch the worker that was found again as if it had been started here."""
+        worker = self._found
+        if worker is None:
+            return
+        watch = self._watch_again(worker, settings)
+        task = tasks.create_task(watch, name=f"worker {worker.generation}")
+        self._running, self._found = _Running(worker, task), None
+
+    async def _watch_again(self, worker: Worker, settings: Settings) -> None:
+        self._devices = await self._parts.gate.read(is_cpu=settings.engine.is_cpu)
+        await worker.watch()
+
     async def abandon(self) -> None:
         """End the worker's processes if the daemon goes down by an error: nobody else would."""
         if self._running is not None:
@@ -206,6 +244,11 @@ class Effects:
         self, generation: int, launch: LaunchSpec, settings: Settings, tasks: asyncio.TaskGroup
     ) -> None:
         self._on_progress("importing", None)
+        worker = self._worker(generation, launch, settings)
+        task = tasks.create_task(self._run(worker, settings), name=f"worker {generation}")
+        self._running = _Running(worker, task)
+
+    def _worker(self, generation: int, launch: LaunchSpec, settings: Settings) -> Worker:
         reports = Reports(
             event=self._send,
             suspect=self._parts.rotation.close,
@@ -214,9 +257,7 @@ class Effects:
             stuck=lambda text: self._on_progress(text, None),
         )
         context = replace(self._parts.context, settings=settings.worker)
-        worker = Worker(generation, launch, context, reports)
-        task = tasks.create_task(self._run(worker, settings), name=f"worker {generation}")
-        self._running = _Running(worker, task)
+        return Worker(generation, launch, context, reports)
 
     async def _run(self, worker: Worker, settings: Settings) -> None:
         await self._parts.release.remember()
@@ -226,6 +267,8 @@ class Effects:
         if worker.pid is not None:
             mark = mark_worker(worker.generation, worker.pid)
             self._parts.state_file.save(generation=worker.generation, worker=mark)
+            if mark is not None:
+                self._on_spawn(mark)
         await worker.watch()
 
     def _report_start(self, progress: StartProgress) -> None:

@@ -14,16 +14,19 @@ _SLACK_BYTES = 256 * 1024 * 1024  # other processes' small changes meanwhile
 
 
 class GpuRelease:
-    """Remembers each GPU's use before a worker started and compares after its end."""
+    """Remembers each GPU's use before a worker started and compares after its end.
+
+    `before` is in bytes, by the GPU's index; a daemon that takes a worker over is told it.
+    """
 
     def __init__(self, gpus: GpuReader) -> None:
         """`gpus` is the seam to NVML."""
         self._gpus = gpus
-        self._before: dict[int, int] = {}
+        self.before: dict[int, int] = {}
 
     async def remember(self) -> None:
         """Note what is used now, before the worker starts."""
-        self._before = {gpu.index: gpu.memory_used for gpu in await self._gpus.read()}
+        self.before = {gpu.index: gpu.memory_used for gpu in await self._gpus.read()}
 
     async def wait(self) -> None:
         """Return when every GPU is back at what it was, at once if it is; at most 10 s."""
@@ -35,5 +38,5 @@ class GpuRelease:
             await asyncio.sleep(_POLL_S)
 
     def _is_above(self, gpu: Gpu) -> bool:
-        before = self._before.get(gpu.index)
+        before = self.before.get(gpu.index)
         return before is not None and gpu.memory_used - before > _SLACK_BYTES

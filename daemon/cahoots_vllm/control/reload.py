@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from pathlib import Path
+from typing import Protocol
 
 from cahoots_vllm.control.event_hub import EventHub, EventType
 from cahoots_vllm.control.operation import Caller, Operation, Problem
@@ -23,6 +24,18 @@ _WRITE_DEADLINE_S = 10.0
 ApplyGateway = Callable[[GatewaySettings], Awaitable[None]]
 
 
+class Notes(Protocol):
+    """Who is told that settings are being read (host.notify)."""
+
+    def reloading(self) -> None:
+        """Begun."""
+        ...
+
+    def ready(self) -> None:
+        """Done, or refused."""
+        ...
+
+
 class Reloader:
     """Reads, compares, and hands new settings to whom they concern."""
 
@@ -32,12 +45,14 @@ class Reloader:
         supervisor: Supervisor,
         apply_gateway: ApplyGateway,
         events: EventHub,
+        notes: Notes,
     ) -> None:
         """`apply_gateway` raises CahootsError when a new address cannot be listened on."""
         self._source = source
         self._supervisor = supervisor
         self._apply_gateway = apply_gateway
         self._events = events
+        self._notes = notes
         self._lock = asyncio.Lock()
 
     async def reload(self, by: Caller) -> Operation:
@@ -139,6 +154,13 @@ class Reloader:
             return await self._take_locked(by, is_asked=is_asked)
 
     async def _take_locked(self, by: Caller, *, is_asked: bool) -> Operation | None:
+        self._notes.reloading()
+        try:
+            return await self._use(by, is_asked=is_asked)
+        finally:
+            self._notes.ready()  # with the new settings or the last good ones
+
+    async def _use(self, by: Caller, *, is_asked: bool) -> Operation | None:
         try:
             settings = await self._source.peek()
             refuse_lost_provider(self._supervisor.settings, settings)

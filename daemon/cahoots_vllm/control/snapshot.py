@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from cahoots_vllm.control.rotation import Rotation
 from cahoots_vllm.control.settings_source import SettingsSource
 from cahoots_vllm.control.state_file import StateFile
-from cahoots_vllm.control.status import Facts, RequestStatus, Status, Wall, build_status
+from cahoots_vllm.control.status import (
+    DaemonStatus,
+    Facts,
+    RequestStatus,
+    Status,
+    Wall,
+    build_status,
+)
 from cahoots_vllm.control.supervisor import Supervisor
 from cahoots_vllm.host.gpu import GpuReader
 from cahoots_vllm.host.watch import FileWatch
@@ -23,12 +30,15 @@ class StatusReader:
     gpus: GpuReader
     source: SettingsSource
     watch: FileWatch
+    daemon: DaemonStatus
+    # What people should know for as long as this daemon lives.
+    warnings: tuple[str, ...]
 
     async def read(self) -> Status:
         """Return the snapshot now; a GPU that does not answer delays it by 2 s at most."""
         worker = self.supervisor.worker
         settings = self.supervisor.settings
-        warnings = (*settings.warnings, *self.state_file.warnings)
+        warnings = (*settings.warnings, *self.state_file.warnings, *self.warnings)
         if self.watch.reason:
             text = f"edits of settings are noticed after a second, not at once: {self.watch.reason}"
             warnings += (text,)
@@ -41,6 +51,7 @@ class StatusReader:
             config_error=self.source.error,
             endpoints=settings.gateway.endpoints,
             warnings=warnings,
+            daemon=self.daemon,
         )
         wall = Wall.read(asyncio.get_running_loop().time())
         return build_status(settings, self.supervisor.state, facts, wall)

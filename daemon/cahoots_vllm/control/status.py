@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from cahoots_vllm import __version__
 from cahoots_vllm.core.launch import LaunchSpec, OptionValue
 from cahoots_vllm.core.memory import Memory, Shortage
 from cahoots_vllm.core.memory.sizes import changes_between
@@ -125,6 +124,19 @@ class EngineStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class DaemonStatus:
+    """The daemon itself; `since` to the millisecond: a replaced daemon has the same pid.
+
+    `tree_kill`: how a worker's processes are found and ended, "cgroup" or "best effort".
+    """
+
+    pid: int
+    since: str
+    version: str
+    tree_kill: str
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """One snapshot. Times are ISO 8601 in UTC, memory in bytes."""
 
@@ -142,6 +154,7 @@ class Status:
     gpus: tuple[Gpu, ...]
     warnings: tuple[str, ...]
     version: str
+    daemon: DaemonStatus
     waiting_for: WaitStatus | None = None
     # Of the worker, or of the next one where there is none.
     adapted: tuple[AdaptedStatus, ...] = ()
@@ -176,6 +189,7 @@ class Facts:
     config_error: str | None
     endpoints: tuple[str, ...]
     warnings: tuple[str, ...]
+    daemon: DaemonStatus
 
 
 def build_status(settings: Settings, state: State, facts: Facts, wall: Wall) -> Status:
@@ -202,7 +216,8 @@ def build_status(settings: Settings, state: State, facts: Facts, wall: Wall) -> 
         engine=EngineStatus(settings.engine.path, settings.engine.version, settings.engine.is_cpu),
         gpus=facts.gpus,
         warnings=facts.warnings,
-        version=__version__,
+        version=facts.daemon.version,
+        daemon=facts.daemon,
         waiting_for=_waiting(state.shortage) if state.phase is Phase.BACKOFF else None,
         adapted=_adapted(plan.memory, wall) if plan is not None else (),
     )

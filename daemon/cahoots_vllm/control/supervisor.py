@@ -19,11 +19,13 @@ from cahoots_vllm.control.rotation import Refusal
 from cahoots_vllm.core.backoff import DEFAULT_LIMITS
 from cahoots_vllm.core.env_values import is_model_name
 from cahoots_vllm.core.errors import CahootsError, Kind
-from cahoots_vllm.core.events import Event, Forget, Restart, Want
+from cahoots_vllm.core.events import Event, Forget, Restart, Tick, Want
 from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.lifecycle import step
 from cahoots_vllm.core.settings import LOCAL_PROVIDER, Settings, make_launch_spec
 from cahoots_vllm.core.state import State
+from cahoots_vllm.core.takeover import first_event
+from cahoots_vllm.worker.leftovers import WorkerMark
 from cahoots_vllm.worker.process import Worker
 
 
@@ -40,28 +42,56 @@ class Supervisor:
         self._parts = parts
         self._announcer = announcer
         self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._effects = Effects(parts, self._events.put_nowait, self._on_progress)
+        self._effects = Effects(parts, self._events.put_nowait, self._on_progress, self._on_spawn)
         cache_dir = Path(settings.cache_dir)
         self._cure = CureWatch(parts.gate, cache_dir, self._events.put_nowait)
         self._tasks = asyncio.TaskGroup()
         self._is_settled = asyncio.Event()
         self._is_shutting_down = False
+        self._is_found = False
+        self._beat: asyncio.Future[None] | None = None
+        # Whether the worker may outlive this daemon by an error: another one will find it.
+        self.leaves_worker = False
 
     @property
     def worker(self) -> Worker | None:
         """The worker that exists."""
         return self._effects.worker
 
+    @property
+    def pid(self) -> int | None:
+        """The pid of the worker that exists."""
+        worker = self.worker
+        return worker.pid if worker is not None else None
+
     async def run(self) -> None:
         """Start what is wanted and handle events until cancelled."""
         try:
             async with self._tasks:
                 goal = self._goal(self.settings) if self.settings.is_local else None
-                self._handle(Want(goal))
+                if self._is_found:
+                    self._effects.go_on(self.settings, self._tasks)
+                self._handle(first_event(self.state, goal) if self._is_found else Want(goal))
                 while True:
                     self._handle(await self._events.get())
         finally:
-            await self._effects.abandon()
+            if not self.leaves_worker:
+                await self._effects.abandon()
+
+    def find_worker(self) -> bool:
+        """Go on with the worker of an earlier daemon, once `run` begins; False: there is none."""
+        left = self._parts.handover.read()
+        if left is not None and self._effects.find_again(left, self.settings):
+            self._is_found = True
+            generation = max(self.state.generation, left.mark.generation)
+            self.state = replace(left.state, generation=generation)
+        return self._is_found
+
+    async def beat(self) -> None:
+        """Return once the loop of `run` has taken an event: it moves."""
+        beat = self._beat = asyncio.get_running_loop().create_future()
+        self._events.put_nowait(Tick())
+        await beat
 
     async def shut_down(self) -> None:
         """Stop the worker for good and return when nothing of it is left."""
@@ -242,8 +272,14 @@ class Supervisor:
             self._override(self.state.goal.model if self.state.goal is not None else None)
         self._parts.rotation.refuse(self._refusal())
         self._cure.update(self.state, self.settings, self._tasks)
+        self._parts.handover.step(self.state)
         self._publish()
         self._is_settled.set()
+        if self._beat is not None and not self._beat.done():
+            self._beat.set_result(None)
+
+    def _on_spawn(self, mark: WorkerMark) -> None:
+        self._parts.handover.started(mark, self.state, self._parts.release.before)
 
     def _publish(self) -> None:
         self._announcer.changed(self.state)

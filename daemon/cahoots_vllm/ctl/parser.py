@@ -36,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     logs.add_argument("-n", "--lines", type=_count, default=200, metavar="N", help="default: 200")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until Ctrl-C")
     add("events", verbs.events, "show what happens, until Ctrl-C")
+    add("daemon-reexec", verbs.daemon_reexec, "replace the daemon by the one on disk")
     _add_config(add("config", verbs.config_show, "show every setting and where it comes from"))
     _add_memory(add("memory", verbs.memory_show, "show what was learned about memory"))
     diagnose = add("diagnose", verbs.diagnose, "say why a worker died, by its log alone")

@@ -15,6 +15,7 @@ from cahoots_vllm.ctl.console import Console
 from cahoots_vllm.ctl.follow import follow_operation, local_now, wait_until_ready
 from cahoots_vllm.ctl.memory import memory_rows
 from cahoots_vllm.ctl.render import status_lines
+from cahoots_vllm.ctl.replace import replace_daemon
 from cahoots_vllm.ctl.sentences import event_line, log_line, operation_lines, operation_table
 from cahoots_vllm.ctl.text import Json, Line, layout, quote
 
@@ -62,6 +63,11 @@ def restart(ctx: Context) -> int:
 def reload(ctx: Context) -> int:
     """Read the settings again."""
     return _change(ctx, "reload", {})
+
+
+def daemon_reexec(ctx: Context) -> int:
+    """Let the daemon become the one that is installed now; the worker goes on serving."""
+    return replace_daemon(ctx.client, ctx.console)
 
 
 def _change(ctx: Context, kind: str, body: Json) -> int:

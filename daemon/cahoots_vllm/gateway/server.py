@@ -1,15 +1,17 @@
 """The HTTP front at LOCAL_LLM_URL: its own health routes, everything else to the worker."""
 
+import asyncio
 import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from aiohttp import web
 
 from cahoots_vllm.control.rotation import Rotation
-from cahoots_vllm.core.errors import CahootsError
 from cahoots_vllm.core.settings import GatewaySettings
 from cahoots_vllm.gateway.proxy import Proxy
-from cahoots_vllm.host import sockets
 
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _SHUTDOWN_S = 2.0
 _MAX_HEADER_BYTES = 64 * 1024
 
@@ -18,13 +20,25 @@ class GatewayServer:
     """The gateway on its listening sockets."""
 
     def __init__(
-        self, rotation: Rotation, settings: GatewaySettings, listeners: list[socket.socket]
+        self,
+        rotation: Rotation,
+        settings: GatewaySettings,
+        listen: Callable[[tuple[str, ...], int], list[socket.socket]],
     ) -> None:
-        """Nothing is served before `start`."""
+        """Nothing is served before `start`; connections wait from now on.
+
+        `listen` returns a socket for each address, and leaves those it returned before. It raises
+        CahootsError.
+        """
         self._rotation = rotation
         self._proxy = Proxy(rotation, settings)
         self._sites: list[web.SockSite] = []
-        app = web.Application()
+        self._busy = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._is_leaving = False
+        app = web.Application(middlewares=[self._count])
+        app.on_response_prepare.append(self._end_connection)
         app.router.add_get("/health", self._health)
         app.router.add_get("/ready", self._ready)
         app.router.add_route("*", "/{path:.*}", self._proxy.handle)
@@ -37,7 +51,8 @@ class GatewayServer:
             max_line_size=_MAX_HEADER_BYTES,
             max_field_size=_MAX_HEADER_BYTES,
         )
-        self._listeners = listeners
+        self._listen = listen
+        self._listeners = listen(settings.listen, settings.port)
 
     async def start(self) -> None:
         """Answer from now on."""
@@ -51,23 +66,13 @@ class GatewayServer:
         """
         old = self._proxy.settings
         if (settings.listen, settings.port) != (old.listen, old.port):
-            await self._rebind(old, settings)
+            await self._rebind(settings)
         self._proxy.settings = settings
 
-    async def _rebind(self, old: GatewaySettings, new: GatewaySettings) -> None:
+    async def _rebind(self, new: GatewaySettings) -> None:
         left = self._sites
-        if new.port == old.port:
-            # An address is given to one socket only: what both have must be left first.
-            await _leave(left)
-        try:
-            listeners = sockets.listen_tcp(new.listen, new.port)
-        except CahootsError:
-            if new.port == old.port:
-                self._sites = await self._serve(sockets.listen_tcp(old.listen, old.port))
-            raise
-        self._sites = await self._serve(listeners)
-        if new.port != old.port:
-            await _leave(left)
+        self._sites = await self._serve(self._listen(new.listen, new.port))
+        await _leave(left)
 
     async def _serve(self, listeners: list[socket.socket]) -> list[web.SockSite]:
         sites = [web.SockSite(self._runner, listener) for listener in listeners]
@@ -75,9 +80,35 @@ class GatewayServer:
             await site.start()
         return sites
 
+    async def leave(self, timeout_s: float) -> None:
+        """Take no more connections and answer what is under way, so long at most.
+
+        New connections wait in the listening sockets for the next daemon.
+        """
+        self._is_leaving = True
+        await _leave(self._sites)
+        self._sites = []
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+
     async def stop(self) -> None:
         """Close the sockets and what is left on them."""
         await self._runner.cleanup()
+
+    @web.middleware
+    async def _count(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        self._busy += 1
+        self._idle.clear()
+        try:
+            return await handler(request)
+        finally:
+            self._busy -= 1
+            if self._busy == 0:
+                self._idle.set()
+
+    async def _end_connection(self, _: web.Request, response: web.StreamResponse) -> None:
+        if self._is_leaving:
+            response.force_close()  # the next request is for the next daemon
 
     async def _health(self, _request: web.Request) -> web.Response:
         """200: a request sent now would be served or held."""

@@ -10,10 +10,41 @@ from pathlib import Path
 
 _MOUNTS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
 _DELEGATED = "user.delegate"  # set by systemd >= 251 on delegated cgroups
+_DAEMON, _WORKER = "daemon", "worker-"
 
 
 def find_delegated() -> Path | None:
-    """Return our own cgroup's directory if systemd delegated it to us, else None."""
+    """Return the directory of the cgroup that systemd delegated to us, None without one.
+
+    It is our own, or the one above: where we have moved already, or systemd has put us
+    (DelegateSubgroup=, systemd 254).
+    """
+    own = _own()
+    if own is None:
+        return None
+    return next((place for place in (own, own.parent) if _is_delegated(place)), None)
+
+
+def leave_to_workers(delegated: Path) -> None:
+    """Move this process out of the delegated cgroup into one of its own below.
+
+    Inner cgroups are to hold no process once controllers are enabled (cgroups(7)); none is enabled
+    here: systemd 252 starts the next daemon in the delegated one while a worker lives below it.
+    Raises OSError.
+    """
+    if _own() != delegated:
+        return
+    place = delegated / _DAEMON
+    place.mkdir(exist_ok=True)
+    (place / "cgroup.procs").write_text("0")
+
+
+def worker_cgroups(delegated: Path) -> list[Path]:
+    """Return every worker's cgroup there is."""
+    return sorted(delegated.glob(f"{_WORKER}*"))
+
+
+def _own() -> Path | None:
     own = next(
         (
             line.partition("::")[2]
@@ -27,20 +58,28 @@ def find_delegated() -> Path | None:
     mount = next((m for m in _MOUNTS if (m / "cgroup.controllers").exists()), None)
     if mount is None:
         return None
-    directory = mount / own.lstrip("/")
+    return mount / own.lstrip("/")
+
+
+def _is_delegated(directory: Path) -> bool:
     try:
         is_delegated = os.getxattr(directory, _DELEGATED) == b"1"
     except OSError:
-        return None  # no such attribute: not delegated
-    return directory if is_delegated and os.access(directory, os.W_OK) else None
+        return False  # no such attribute
+    return is_delegated and os.access(directory, os.W_OK)
 
 
 class WorkerCgroup:
     """One generation's cgroup below the delegated one."""
 
-    def __init__(self, parent: Path, generation: int) -> None:
-        """Name it; `make` creates it."""
-        self.path = parent / f"worker-{generation}"
+    def __init__(self, path: Path) -> None:
+        """`make` creates it."""
+        self.path = path
+
+    @classmethod
+    def of(cls, delegated: Path, generation: int) -> "WorkerCgroup":
+        """Name the one of a generation."""
+        return cls(delegated / f"{_WORKER}{generation}")
 
     def make(self) -> None:
         """Create the directory; a left-over empty one of the same number is taken."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cahoots_vllm.core.errors import CahootsError, Kind
+from cahoots_vllm.host.process_tree import read_process
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _NO_PROGRAM = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC)
@@ -34,24 +35,35 @@ class Command:
 
 
 class Child:
-    """One child process; `exit_status` resolves once it is gone and reaped.
+    """One process; `exit_status` resolves once it is gone and reaped.
 
-    The status is Popen's: an exit code, or minus the signal's number.
+    The status is Popen's: an exit code, or minus the signal's number; None for a process that an
+    earlier daemon started: its status went to whoever inherited it.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], pidfd: int) -> None:
-        """Watch the pidfd: it becomes readable when the process ends (pidfd_open(2))."""
-        self.pid = process.pid
-        self._process = process
-        self._pidfd = pidfd
+    def __init__(self, pid: int, pidfd: int | None) -> None:
+        """Watch the pidfd: it becomes readable when the process ends (pidfd_open(2)).
+
+        None: the process had ended before anybody could open one.
+        """
+        self.pid = pid
+        self._pidfd = pidfd if pidfd is not None else -1
         self._loop = asyncio.get_running_loop()
-        self.exit_status: asyncio.Future[int] = self._loop.create_future()
-        self._loop.add_reader(pidfd, self._reap)
+        self.exit_status: asyncio.Future[int | None] = self._loop.create_future()
+        if pidfd is None:
+            self.exit_status.set_result(None)
+        else:
+            self._loop.add_reader(pidfd, self._reap)
 
     def _reap(self) -> None:
-        status = self._process.poll()
-        if status is None:
-            return
+        try:
+            pid, raw = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            status = None
+        else:
+            if pid == 0:
+                return
+            status = os.waitstatus_to_exitcode(raw)
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         self._pidfd = -1
@@ -115,7 +127,25 @@ class Children:
             process.kill()  # nobody would own it: an engine without an owner holds the GPU
             process.wait()
             raise
-        child = Child(process, pidfd)
+        process.returncode = 0  # Popen must not wait for it as well; its status is Child's
+        return self._keep(Child(process.pid, pidfd))
+
+    def adopt(self, pid: int, started: int) -> Child:
+        """Watch a process that an earlier daemon started, by pid and start time (proc(5)).
+
+        It has ended when it is gone, or the pid is somebody else's by now.
+        """
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return Child(pid, None)
+        row = read_process(pid)  # after the pidfd was opened: the pid cannot change hands any more
+        if row is None or row.started != started:
+            os.close(pidfd)
+            return Child(pid, None)
+        return self._keep(Child(pid, pidfd))
+
+    def _keep(self, child: Child) -> Child:
         self._known[child.pid] = child
         child.exit_status.add_done_callback(lambda _: self._known.pop(child.pid, None))
         return child

@@ -23,13 +23,21 @@ def environ_value(pid: int, name: str, proc: Path = _PROC) -> str | None:
     None: not set, not readable, or gone. A program that writes its own title overwrites this
     memory; setproctitle, as vLLM uses it, leaves it alone only under SPT_NOENV=1.
     """
+    return read_environ(pid, proc).get(name)
+
+
+def read_environ(pid: int, proc: Path = _PROC) -> dict[str, str]:
+    """Return a process's first environment, empty if it is not readable or gone."""
     try:
         raw = (proc / str(pid) / "environ").read_bytes()
     except _UNREADABLE:
-        return None
-    start = name.encode() + b"="
-    found = next((row for row in raw.split(b"\0") if row.startswith(start)), None)
-    return None if found is None else found.removeprefix(start).decode(errors="replace")
+        return {}
+    rows = (row.partition(b"=") for row in raw.split(b"\0") if b"=" in row)
+    # The first of a name counts, as in getenv(3).
+    found: dict[str, str] = {}
+    for name, _, value in rows:
+        found.setdefault(name.decode(errors="replace"), value.decode(errors="replace"))
+    return found
 
 
 def owner_name(pid: int, proc: Path = _PROC) -> str:

@@ -5,7 +5,11 @@ import grp
 import os
 import socket
 import stat
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol
 
 from cahoots_vllm.core.errors import CahootsError, Kind
 
@@ -95,19 +99,107 @@ def _give_to_group(path: Path, group: str) -> None:
         return  # no such group, or not ours to give: only the owner and root may connect
 
 
-def listen_tcp(hosts: tuple[str, ...], port: int) -> list[socket.socket]:
-    """Listen on every address; an address family the host lacks is left out.
+class Store(Protocol):
+    """What keeps descriptors beyond this process (host.fd_store)."""
+
+    def take(self, name: str) -> list[int]:
+        """Return what an earlier process kept."""
+        ...
+
+    def put(self, name: str, descriptor: int) -> None:
+        """Keep one."""
+        ...
+
+    def drop(self, name: str) -> None:
+        """Keep a name's no longer."""
+        ...
+
+
+class Listeners:
+    """The daemon's listening sockets: connections made while no daemon runs wait in them."""
+
+    def __init__(self, store: Store) -> None:
+        """Take what an earlier daemon left there."""
+        self._store = store
+        self._control = _sockets(store.take("control"))
+        self._tcp = {_place(listener): listener for listener in _sockets(store.take("gateway"))}
+
+    def control(self, path: Path, *, mode: int, group: str | None) -> socket.socket:
+        """Return the control socket, listening; the caller's own copy. Raises CahootsError."""
+        kept = [s for s in self._control if s.getsockname() == str(path) and path.is_socket()]
+        listener = kept[0] if kept else listen_unix(path, mode=mode, group=group)
+        self._keep("control", [listener])
+        self._control = [listener]
+        return listener.dup()
+
+    def gateway(self, hosts: tuple[str, ...], port: int) -> list[socket.socket]:
+        """Listen on these addresses, and on the others no longer; return the caller's own copies.
+
+        An address family that the host lacks is left out. Raises CahootsError (CONFLICT when the
+        port is taken, BAD_SETTINGS when no address is left), and nothing has changed then.
+        """
+        wanted = listen_tcp(hosts, port, self._tcp)
+        old = [listener for listener in self._tcp.values() if listener not in wanted]
+        self._tcp = {_place(listener): listener for listener in wanted}
+        self._keep("gateway", wanted)
+        _shut(old)
+        return [listener.dup() for listener in wanted]
+
+    def _keep(self, name: str, listeners: list[socket.socket]) -> None:
+        self._store.drop(name)
+        for listener in listeners:
+            self._store.put(name, listener.fileno())
+
+    def close(self) -> None:
+        """Refuse connections from now on: the daemon will not be back."""
+        for name in ("control", "gateway"):
+            self._store.drop(name)
+        _shut([*self._control, *self._tcp.values()])
+        self._control, self._tcp = [], {}
+
+
+def _sockets(descriptors: Iterable[int]) -> list[socket.socket]:
+    found = []
+    for descriptor in descriptors:
+        listener = socket.socket(fileno=descriptor)
+        listener.settimeout(0)
+        found.append(listener)
+    return found
+
+
+def _place(listener: socket.socket) -> tuple[str, int]:
+    host, port = listener.getsockname()[:2]
+    return str(host), int(port)
+
+
+def _shut(listeners: Iterable[socket.socket]) -> None:
+    for listener in listeners:
+        # The service manager's copy would go on listening until it has read our message.
+        with suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
+def listen_tcp(
+    hosts: tuple[str, ...],
+    port: int,
+    is_open: Mapping[tuple[str, int], socket.socket] = MappingProxyType({}),
+) -> list[socket.socket]:
+    """Listen on every address, or go on with the socket that is open on it.
 
     Raises CahootsError (CONFLICT) when the port is taken or no address is left.
     """
     listeners: list[socket.socket] = []
+    new: list[socket.socket] = []
     try:
-        for host in hosts:
-            listener = _listen_one(host, port)
+        for host in dict.fromkeys(hosts):
+            listener = is_open.get((host, port))
+            if listener is None and (listener := _listen_one(host, port)) is not None:
+                new.append(listener)
             if listener is not None:
                 listeners.append(listener)
     except OSError as error:
-        for listener in listeners:
+        for listener in new:
             listener.close()
         raise CahootsError(
             Kind.CONFLICT,

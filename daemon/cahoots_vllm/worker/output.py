@@ -7,6 +7,9 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from cahoots_vllm.host.line_file import LineFile
 
 _CHUNK_BYTES = 65536
 _DRAIN_CHUNKS = 32  # 2 MiB: more than a pipe holds (pipe(7): 1 MiB at most)
@@ -23,8 +26,13 @@ class OutputPump:
     A grandchild may hold the write end for ever: a worker's end is never taken from EOF here.
     """
 
-    def __init__(self, read_end: int, sink: LineSink, secrets: Iterable[str]) -> None:
-        """Start reading; `sink` gets each line, without its end, secrets masked."""
+    def __init__(
+        self, read_end: int, sink: LineSink, secrets: Iterable[str], file: LineFile | None = None
+    ) -> None:
+        """Start reading; `sink` gets each line, without its end, secrets masked.
+
+        `file` keeps them for a later daemon; what an earlier one wrote there is taken as read.
+        """
         self._read_end = read_end
         self._sink = sink
         masked = sorted(
@@ -32,8 +40,10 @@ class OutputPump:
         )
         self._secrets = tuple(masked)  # the longest first: one may be part of another
         self._rest = b""
-        self._first: list[str] = []
-        self._last: deque[str] = deque(maxlen=_LAST_LINES)
+        self._file = file
+        first, last = file.read() if file is not None else ([], [])
+        self._first: list[str] = first
+        self._last: deque[str] = deque(last, maxlen=_LAST_LINES)
         self.last_line_at = asyncio.get_running_loop().time()
         os.set_blocking(read_end, False)
         asyncio.get_running_loop().add_reader(read_end, self._read)
@@ -72,6 +82,8 @@ class OutputPump:
             return
         kept = self._first if len(self._first) < _FIRST_LINES else self._last
         kept.append(text)
+        if self._file is not None:
+            self._file.append(text)
         self._sink(text)
 
     def _mask(self, piece: bytes) -> bytes:
@@ -106,3 +118,15 @@ class OutputPump:
         if self._rest:
             self._take(self._rest)
             self._rest = b""
+        if self._file is not None:
+            self._file.close()
+
+    def forget(self) -> None:
+        """Let go of what was kept for a later daemon: the worker is gone."""
+        if self._file is not None:
+            self._file.remove()
+
+
+def line_file(directory: Path, generation: int) -> LineFile:
+    """Return where a generation's lines are kept for a later daemon."""
+    return LineFile(directory / f"worker-{generation}.log", _FIRST_LINES, _LAST_LINES)

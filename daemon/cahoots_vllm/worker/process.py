@@ -10,23 +10,20 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from cahoots_vllm.core.diagnosis import Cause, Diagnosis, Exit, diagnose
 from cahoots_vllm.core.errors import CahootsError
 from cahoots_vllm.core.events import Lost, Ready
 from cahoots_vllm.core.evidence import HostEvidence
-from cahoots_vllm.core.launch import WORKER_MARK, LaunchSpec, build_argv
+from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.phases import StartProgress, advance
-from cahoots_vllm.core.settings import WorkerSettings
 from cahoots_vllm.host.blocking import run_blocking
-from cahoots_vllm.host.cgroup import WorkerCgroup
-from cahoots_vllm.host.children import Child, Children, Command
-from cahoots_vllm.host.kernel_log import KernelLog
 from cahoots_vllm.worker.deaths import watch_processes
-from cahoots_vllm.worker.output import LineSink, OutputPump
+from cahoots_vllm.worker.leftovers import WorkerMark
+from cahoots_vllm.worker.output import LineSink
 from cahoots_vllm.worker.probe import Probe
-from cahoots_vllm.worker.tree import Growth, WorkerTree
+from cahoots_vllm.worker.running import Running, WorkerContext, find_again, spawn
+from cahoots_vllm.worker.tree import Growth
 from cahoots_vllm.worker.witness import Witness, call_witness, hear_witness, refresh_witness
 
 _POLL_S = 0.25
@@ -35,17 +32,6 @@ _POLL_S = 0.25
 _LAST_WORDS_S = 1.0
 _NOTE_EVERY_S = 1.0
 _JUDGE_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerContext:
-    """What every worker of this daemon shares."""
-
-    children: Children
-    runtime_dir: Path
-    cgroup_parent: Path | None
-    kernel_log: KernelLog
-    settings: WorkerSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +45,6 @@ class Reports:
     stuck: Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Running:
-    """What exists from spawn to the end of the last process."""
-
-    child: Child
-    pump: OutputPump
-    tree: WorkerTree
-
-
 class Worker:
     """One generation. `start` it, `watch` it as a task; cancel that, then `stop` it."""
 
@@ -77,13 +54,12 @@ class Worker:
         """Nothing is started yet."""
         self.generation = generation
         self.launch = launch
-        self.uds = context.runtime_dir / f"worker-{generation}.sock"
+        self.uds = context.uds(generation)
         self.progress = StartProgress()
         self._context = context
         self._reports = reports
-        self._running: _Running | None = None
+        self._running: Running | None = None
         self._spawn_error: Diagnosis | None = None
-        self._api_key: str | None = None
         self._probe: Probe | None = None
         self._witness: Witness | None = None
         self._is_ready = False
@@ -93,18 +69,41 @@ class Worker:
         """The API server's pid."""
         return self._running.child.pid if self._running else None
 
+    @property
+    def is_running(self) -> bool:
+        """Whether its API server has not ended yet."""
+        return self._running is not None and self._running.child.is_running
+
     def start(self, env: Mapping[str, str], secrets: Mapping[str, str]) -> None:
         """Start the process; an engine that cannot be run is reported by `watch`."""
         try:
-            mark = f"{self._context.runtime_dir}#{self.generation}"
-            self._running = self._spawn({**env, **secrets, WORKER_MARK: mark}, secrets)
+            self._running = spawn(
+                self._context,
+                self.generation,
+                self.launch,
+                env=env,
+                secrets=secrets,
+                sink=self._take_line,
+            )
         except CahootsError as error:
             self._spawn_error = _not_run(error.message, error.remedy, is_retryable=False)
         except OSError as error:
             # The host's own trouble: no cgroup, no descriptor, no process to be had just now.
             why = f"cannot start the worker: {error.strerror}: {error.filename or 'fork or pipe'}"
             self._spawn_error = _not_run(why, "see the unit's limits", is_retryable=True)
-        self._api_key = secrets.get("VLLM_API_KEY")
+
+    def find_again(self, mark: WorkerMark, *, is_ready: bool) -> bool:
+        """Go on with the worker an earlier daemon left; False: nobody can.
+
+        `is_ready`: a token came out of it before. One that ended meanwhile is reported by `watch`.
+        """
+        self._running = find_again(self._context, mark, self._take_line)
+        if self._running is None:
+            return False
+        self._is_ready = is_ready
+        for text in self._running.pump.lines:
+            self.progress = advance(self.progress, text)
+        return True
 
     async def watch(self) -> None:
         """Report Ready and Lost; return when it is lost, or by cancellation."""
@@ -113,7 +112,7 @@ class Worker:
             never = _not_run("the worker was never started", "report this", is_retryable=False)
             self._reports.event(Lost(self.generation, self._spawn_error or never))
             return
-        probe = self._probe = Probe(str(self.uds), self.launch.model, self._api_key)
+        probe = self._probe = Probe(str(self.uds), self.launch.model, running.api_key)
         watch = asyncio.ensure_future(self._watch(running, probe))
         try:
             self._witness = await call_witness(running.child.pid, self._context.kernel_log)
@@ -132,30 +131,6 @@ class Worker:
             self._probe = None
             await probe.close()
 
-    def _spawn(self, env: Mapping[str, str], secrets: Mapping[str, str]) -> _Running:
-        cgroup = None
-        if self._context.cgroup_parent is not None:
-            cgroup = WorkerCgroup(self._context.cgroup_parent, self.generation)
-            cgroup.make()
-        self.uds.unlink(missing_ok=True)  # vLLM never unlinks: a stale file is Errno 98
-        read_end, write_end = os.pipe2(os.O_CLOEXEC)
-        argv = build_argv(self.launch, str(self.uds))
-        command = Command(
-            argv, env, stdout=write_end, cgroup=cgroup.path if cgroup is not None else None
-        )
-        try:
-            child = self._context.children.start(command)
-        except (CahootsError, OSError):
-            os.close(read_end)
-            raise
-        finally:
-            os.close(write_end)
-        return _Running(
-            child,
-            OutputPump(read_end, self._take_line, secrets.values()),
-            WorkerTree(child.pid, self._context.children, cgroup),
-        )
-
     def _take_line(self, text: str) -> None:
         self._reports.line(text)
         if self._is_ready:
@@ -165,16 +140,17 @@ class Worker:
             self.progress = progress
             self._reports.progress(progress)
 
-    async def _watch(self, running: _Running, probe: Probe) -> str:
+    async def _watch(self, running: Running, probe: Probe) -> str:
         """Return what was seen when the worker has failed without exiting."""
-        stuck = await self._become_ready(running, probe)
-        if stuck is not None:
-            return stuck
-        self._is_ready = True
-        self._reports.event(Ready(self.generation))
+        if not self._is_ready:
+            stuck = await self._become_ready(running, probe)
+            if stuck is not None:
+                return stuck
+            self._is_ready = True
+            self._reports.event(Ready(self.generation))
         return await self._stay_ready(running, probe)
 
-    async def _become_ready(self, running: _Running, probe: Probe) -> str | None:
+    async def _become_ready(self, running: Running, probe: Probe) -> str | None:
         """Wait until a token came out. Return why not, if the start is stuck."""
         silence_s = self._context.settings.start_silence_s
         growth = Growth(running.tree, every_s=silence_s / 4)
@@ -192,7 +168,7 @@ class Worker:
         error = await probe.first_token()
         return None if error is None else f"no first token: {error}"
 
-    async def _stay_ready(self, running: _Running, probe: Probe) -> str:
+    async def _stay_ready(self, running: Running, probe: Probe) -> str:
         """Return once an engine process died or the API server says so."""
         interval_s = self._context.settings.health_interval_s
         if self._witness is not None:
@@ -201,19 +177,20 @@ class Worker:
         pidfds = watch_processes(running.tree.engine_processes(), death)
         try:
             while True:
+                # First of all: an engine found again may have died before.
+                if await probe.is_engine_dead():
+                    return "/health says 503: the engine is dead"
                 await asyncio.wait((death,), timeout=interval_s)
                 if death.done():
                     return death.result()
                 await refresh_witness(self._witness)
-                if await probe.is_engine_dead():
-                    return "/health says 503: the engine is dead"
         finally:
             for pidfd in pidfds:
                 asyncio.get_running_loop().remove_reader(pidfd)
                 os.close(pidfd)
 
     async def _explain(
-        self, running: _Running, seen: str | None, evidence: HostEvidence
+        self, running: Running, seen: str | None, evidence: HostEvidence
     ) -> Diagnosis:
         """Return why it is lost, after its last words; `seen` is what was noticed first."""
         exit_status = running.child.exit_status
@@ -222,8 +199,7 @@ class Worker:
         running.pump.drain()
         exit_ = Exit()
         if exit_status.done():
-            status = exit_status.result()
-            exit_ = Exit(code=status) if status >= 0 else Exit(signal=-status)
+            exit_ = _exit(exit_status.result())
         lines, was_ready = running.pump.lines, self._is_ready
 
         def judge() -> Diagnosis:
@@ -259,8 +235,17 @@ class Worker:
         await running.tree.kill(self._reports.stuck)
         await running.child.exit_status
         running.pump.drain()
-        running.pump.close()
-        self.uds.unlink(missing_ok=True)
+        running.forget(self._context)
+        if running.minder is not None:  # outside the tree where there is no cgroup
+            running.minder.send_signal(signal.SIGKILL)
+            await running.minder.exit_status
+
+
+def _exit(status: int | None) -> Exit:
+    """Return how it ended; unknown for a process that an earlier daemon started."""
+    if status is None:
+        return Exit()
+    return Exit(code=status) if status >= 0 else Exit(signal=-status)
 
 
 def _not_run(evidence: str, remedy: str, *, is_retryable: bool) -> Diagnosis:

@@ -10,9 +10,11 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from cahoots_vllm.core.launch import WORKER_MARK
 from cahoots_vllm.host import process_tree
 from cahoots_vllm.host.cgroup import WorkerCgroup
 from cahoots_vllm.host.children import Children
+from cahoots_vllm.host.process_info import environ_value
 
 _POLL_S = 0.02
 _STUCK_S = 10.0
@@ -23,11 +25,23 @@ _PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 1024 / 1024
 class WorkerTree:
     """The processes of one generation."""
 
-    def __init__(self, main: int, children: Children, cgroup: WorkerCgroup | None) -> None:
-        """`main` is the pid and session of the API server."""
+    def __init__(
+        self,
+        main: int,
+        children: Children,
+        cgroup: WorkerCgroup | None,
+        *,
+        mark: str | None = None,
+    ) -> None:
+        """`main` is the pid and session of the API server.
+
+        `mark`: an earlier daemon started it, so its orphans are not ours; known by their
+        environment instead (WORKER_MARK).
+        """
         self._main = main
         self._children = children
         self._cgroup = cgroup
+        self._mark = mark
 
     def pids(self) -> list[int]:
         """Return the living processes, zombies left out."""
@@ -36,8 +50,14 @@ class WorkerTree:
         return [process.pid for process in self._walk()]
 
     def _walk(self) -> list[process_tree.ProcessInfo]:
+        if self._mark is not None:
+            rows = process_tree.read_all().values()
+            return [row for row in rows if not row.is_zombie and self._is_marked(row.pid)]
         foreign = self._children.others_than(self._main)
         return process_tree.worker_processes(self._main, foreign)
+
+    def _is_marked(self, pid: int) -> bool:
+        return environ_value(pid, WORKER_MARK) == self._mark
 
     def engine_processes(self) -> dict[int, str]:
         """Return pid and title of EngineCore and the workers.

@@ -72,8 +72,10 @@ async def running(**settings: float) -> AsyncIterator[Front]:
         listener = socket.create_server(("127.0.0.1", 0))
         rotation = Rotation()
         gateway = GatewayServer(
-            rotation, GatewaySettings(**settings), [listener]  # type: ignore[arg-type]
-        )  # fmt: skip
+            rotation,
+            GatewaySettings(**settings),  # type: ignore[arg-type] # their types are the test's
+            lambda _hosts, _port: [listener],
+        )
         await gateway.start()
         server = await asyncio.start_unix_server(upstream.serve, upstream.uds)
         rotation.admit(1, upstream.uds)

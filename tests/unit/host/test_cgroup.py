@@ -51,7 +51,7 @@ def test_cgroup_that_was_not_delegated_is_not_taken() -> None:
 
 
 async def test_whole_tree_is_in_the_cgroup_and_ended_by_one_write(delegated: Path) -> None:
-    group = WorkerCgroup(delegated, 7)
+    group = WorkerCgroup.of(delegated, 7)
     group.make()
     group.make()  # a left-over one is taken
     assert (group.is_populated, group.pids()) == (False, [])
@@ -84,5 +84,5 @@ def test_delegated_cgroup_is_found_by_a_process_in_it(delegated: Path) -> None:
 
 
 def test_cgroup_that_is_gone_holds_nobody(tmp_path: Path) -> None:
-    group = WorkerCgroup(tmp_path / "gone", 1)
+    group = WorkerCgroup(tmp_path / "gone")
     assert (group.is_populated, group.pids()) == (False, [])

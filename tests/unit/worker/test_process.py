@@ -9,8 +9,10 @@ from cahoots_vllm.core.events import Lost, Ready
 from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.settings import WorkerSettings
 from cahoots_vllm.host.children import Child, Children, Command
+from cahoots_vllm.host.fd_store import FdStore
 from cahoots_vllm.host.kernel_log import KernelLog
-from cahoots_vllm.worker.process import Reports, Worker, WorkerContext
+from cahoots_vllm.worker.process import Reports, Worker
+from cahoots_vllm.worker.running import WorkerContext
 
 
 class Refusing(Children):
@@ -22,7 +24,12 @@ class Refusing(Children):
 
 def worker(children: Children, directory: Path, said: list[Ready | Lost]) -> Worker:
     context = WorkerContext(
-        children, directory, None, KernelLog(directory / "no-kmsg"), WorkerSettings()
+        children,
+        directory,
+        None,
+        KernelLog(directory / "no-kmsg"),
+        WorkerSettings(),
+        FdStore({}, lambda _message, _descriptors: None),
     )
     reports = Reports(
         event=said.append,

@@ -1,0 +1,78 @@
+"""Ends the workers of a daemon that will not come back: the unit's `ExecStopPost=`.
+
+`python -I -m cahoots_vllm.worker.reap RUNTIME_DIR`, run by systemd in the unit's cgroup after each
+end of the daemon. Does nothing where systemd is about to start the daemon again: it will find its
+worker. Standard library only, since it stands between an end and the next start.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from cahoots_vllm.host import cgroup, process_tree, systemd
+
+_DEADLINE_S = 15.0
+_POLL_S = 0.02
+_NEVER_AGAIN = "78"  # RestartPreventExitStatus= in the unit
+
+
+def comes_back(job: str | None, environ: Mapping[str, str]) -> bool:
+    """Whether the daemon is about to be started again, as ExecStopPost= sees it.
+
+    `job` is the unit's in systemd's queue, None if it could not be asked. The environment is that
+    of systemd.exec(5): SERVICE_RESULT, EXIT_STATUS.
+    """
+    if job:
+        return job != "stop"
+    if environ.get("EXIT_STATUS") == _NEVER_AGAIN:
+        return False
+    # Restart=on-failure: what did not end well is started again.
+    return environ.get("SERVICE_RESULT", "success") != "success"
+
+
+def end_tree(group: Path | None, pid: int, started: int) -> None:
+    """SIGKILL a worker's whole tree, by its cgroup, else by its session; 15 s at most."""
+    if group is not None:
+        end_cgroup(group)
+        return
+    deadline = time.monotonic() + _DEADLINE_S
+    while left := process_tree.session_processes(pid, started):
+        process_tree.kill(left, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            return  # in an uninterruptible wait
+        time.sleep(_POLL_S)
+
+
+def end_cgroup(path: Path) -> bool:
+    """SIGKILL everything in a worker's cgroup and remove it; False: somebody cannot be killed."""
+    worker = cgroup.WorkerCgroup(path)
+    deadline = time.monotonic() + _DEADLINE_S
+    while worker.is_populated:
+        worker.kill()
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_S)
+    worker.remove()
+    return True
+
+
+def main() -> int:
+    """Reap, or leave it to the next daemon."""
+    unit = systemd.own_unit()
+    job = systemd.pending_job(unit) if unit is not None else None
+    delegated = cgroup.find_delegated()
+    workers = cgroup.worker_cgroups(delegated) if delegated is not None else []
+    if not workers or comes_back(job, os.environ):
+        return 0
+    for path in workers:
+        is_gone = end_cgroup(path)
+        said = "ended" if is_gone else "cannot be killed: a driver or a disk hangs"
+        sys.stderr.write(f"cahoots-vllm: {path.name}, left by the daemon: {said}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

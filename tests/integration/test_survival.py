@@ -1,0 +1,359 @@
+"""The worker outlives its daemon: killed, restarted, replaced; and ends where none comes back."""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cahoots_vllm.host import process_tree
+from fake_vllm.script import Behaviour
+
+from .harness import Daemon, chat_body, living, wait_for
+from .service_manager import ServiceManager
+
+
+@pytest.fixture
+def manager(daemon: Daemon) -> Iterator[ServiceManager]:
+    """Makes `daemon` its service."""
+    daemon.manager = ServiceManager(daemon.runtime.parent / "notify")
+    yield daemon.manager
+    daemon.manager.close()
+
+
+def restart(daemon: Daemon) -> None:
+    """Kill the daemon and start another one, as systemd would."""
+    daemon.kill()
+    daemon.start()
+
+
+def test_worker_of_a_killed_daemon_goes_on_serving(daemon: Daemon, manager: ServiceManager) -> None:
+    daemon.start_ready()
+    worker = daemon.main_pid()
+    restart(daemon)
+    status = daemon.status()
+    assert (status["state"], status["worker"]["pid"]) == ("ready", worker)
+    assert status["worker"]["generation"] == 1
+    assert daemon.says("still there") == "fake: still there"
+    assert daemon.started() == 1
+    assert manager.said("READY=1") == 2
+
+
+def test_requests_made_while_no_daemon_runs_are_answered_by_the_next(
+    daemon: Daemon, manager: ServiceManager
+) -> None:
+    daemon.start_ready()
+    worker = daemon.main_pid()
+    answers: list[str] = []
+
+    def ask(text: str) -> None:
+        answers.append(daemon.says(text))
+
+    for number in range(10):
+        daemon.kill()
+        # Made while no daemon runs: it waits in the listening socket.
+        asking = threading.Thread(target=ask, args=(str(number),))
+        asking.start()
+        time.sleep(0.05)
+        daemon.start()
+        asking.join(15)
+        assert daemon.main_pid() == worker
+    assert answers == [f"fake: {number}" for number in range(10)]
+    assert daemon.started() == 1
+    assert sorted(manager.names()) == ["control", "gateway", "gateway", "output-1"]
+
+
+@pytest.mark.usefixtures("manager")
+def test_start_that_was_under_way_goes_on(daemon: Daemon) -> None:
+    daemon.play(Behaviour(delays_s={"load": 2}))
+    daemon.start()
+    wait_for(lambda: daemon.status()["worker"], what="a worker")
+    worker = daemon.main_pid()
+    wait_for(lambda: daemon.status()["worker"]["sub_phase"] == "loading weights")
+    restart(daemon)
+    status = daemon.status()
+    assert (status["state"], status["worker"]["pid"]) == ("starting", worker)
+    # Told from the lines that the last daemon read.
+    assert status["worker"]["sub_phase"] == "loading weights"
+    daemon.wait_phase("ready")
+    assert (daemon.main_pid(), daemon.started()) == (worker, 1)
+
+
+def test_failure_is_read_from_lines_that_an_earlier_daemon_heard(
+    daemon: Daemon, manager: ServiceManager
+) -> None:
+    daemon.start_ready()
+    engine = daemon.pid_of("EngineCore")
+    daemon.kill()
+    os.kill(engine, signal.SIGKILL)
+    time.sleep(0.5)  # its last words are written while nobody reads
+    daemon.start()
+    wait_for(daemon.cause, what="the death is noticed")
+    failure = daemon.status()["last_failure"]
+    assert failure["cause"] != "unknown", failure
+    daemon.wait_generation(2)
+    assert manager.names() == ["control", "gateway", "gateway", "output-2"]
+
+
+@pytest.mark.usefixtures("manager")
+def test_worker_that_died_with_its_daemon_is_replaced(daemon: Daemon) -> None:
+    daemon.start_ready()
+    tree = daemon.tree_pids()
+    daemon.kill()
+    for pid in tree:
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not set(tree) & set(living()))
+    daemon.start_ready()
+    assert daemon.started() == 2
+    assert daemon.cause() is not None
+    assert daemon.says("anew") == "fake: anew"
+
+
+@pytest.mark.usefixtures("manager")
+def test_edit_made_while_no_daemon_ran_swaps_the_worker_that_was_found(daemon: Daemon) -> None:
+    daemon.start_ready()
+    daemon.kill()
+    daemon.write_env(LOCAL_LLM_MODEL="org/b")
+    daemon.start()
+    wait_for(lambda: daemon.status()["model"]["serving"] == "org/b")
+    assert daemon.says("b", "org/b") == "fake: b"
+    assert daemon.started() == 2
+
+
+@pytest.mark.usefixtures("manager")
+def test_refused_swap_is_not_tried_again_by_a_restart(daemon: Daemon) -> None:
+    daemon.play(b={"exit_code": 1, "die_at": "load"})
+    daemon.start_ready()
+    daemon.write_env(LOCAL_LLM_MODEL="org/b")
+    wait_for(lambda: daemon.status()["wanted"], timeout_s=40, what="b is given up")
+    daemon.wait_phase("ready", timeout_s=40)
+    starts = daemon.started()
+    restart(daemon)
+    time.sleep(1)
+    status = daemon.status()
+    assert status["model"]["serving"] == "org/a"
+    assert status["wanted"]["model"] == "org/b"
+    assert daemon.started() == starts
+
+
+@pytest.mark.usefixtures("manager")
+def test_override_holds_over_a_kill(daemon: Daemon) -> None:
+    daemon.start_ready()
+    assert daemon.swap("org/b")["state"] == "done"
+    worker = daemon.main_pid()
+    restart(daemon)
+    assert daemon.main_pid() == worker
+    assert daemon.status()["model"]["override"] == "org/b"
+
+
+@pytest.mark.usefixtures("manager")
+def test_foreign_process_under_the_remembered_pid_is_neither_taken_nor_ended(
+    daemon: Daemon,
+) -> None:
+    daemon.start_ready()
+    daemon.kill()
+    for pid in daemon.tree_pids():
+        os.kill(pid, signal.SIGKILL)
+    stranger = daemon.process_of_another()
+    row = process_tree.read_process(stranger.pid)
+    assert row is not None
+    file = daemon.runtime / "handover.json"
+    left = json.loads(file.read_text())
+    left["mark"] |= {"pid": stranger.pid, "started": row.started}
+    file.write_text(json.dumps(left))
+    daemon.start_ready()
+    assert daemon.main_pid() != stranger.pid
+    assert stranger.poll() is None
+    stranger.kill()
+    stranger.wait(5)
+
+
+@pytest.mark.usefixtures("manager")
+@pytest.mark.parametrize("damage", ["", "{", '{"mark": 1}', "null"])
+def test_damaged_handover_ends_the_worker_and_starts_another(daemon: Daemon, damage: str) -> None:
+    daemon.start_ready()
+    worker = daemon.main_pid()
+    daemon.kill()
+    (daemon.runtime / "handover.json").write_text(damage)
+    daemon.start_ready()
+    assert daemon.main_pid() != worker
+    assert worker not in living()
+
+
+def test_stop_leaves_nothing(daemon: Daemon, manager: ServiceManager) -> None:
+    daemon.start_ready()
+    restart(daemon)
+    assert daemon.stop() == 0
+    assert living() == []
+    wait_for(lambda: manager.names() == [], what="an empty store")
+    assert [path.name for path in daemon.runtime.iterdir()] == ["daemon.lock"]
+    assert manager.said("STOPPING=1") == 1
+
+
+def test_worker_whose_daemon_does_not_come_back_ends_itself(daemon: Daemon) -> None:
+    daemon.configure(worker={"orphan_timeout_s": 1.5})
+    daemon.start_ready()
+    daemon.kill()
+    time.sleep(0.5)
+    assert living(), "not at once: a daemon may come back"
+    wait_for(lambda: not living(), what="the worker ends itself")
+    assert "no daemon comes back" in daemon.log.read_text()
+
+
+def test_second_daemon_is_refused(daemon: Daemon) -> None:
+    daemon.start_ready()
+    first = daemon.process
+    code, said = daemon.run_to_end()
+    daemon.process = first
+    assert code == 1
+    assert "another cahoots-vllmd is running" in said
+    assert daemon.says("me") == "fake: me"
+
+
+# --- replaced in place --------------------------------------------------------------------------
+
+
+def reexec(daemon: Daemon) -> subprocess.CompletedProcess[str]:
+    return daemon.ctl("daemon-reexec")
+
+
+def test_replaced_daemon_keeps_pid_and_worker(daemon: Daemon) -> None:
+    daemon.start_ready()
+    before = daemon.status()
+    done = reexec(daemon)
+    assert done.returncode == 0, done.stderr
+    after = daemon.status()
+    assert after["daemon"]["pid"] == before["daemon"]["pid"]
+    assert after["daemon"]["since"] != before["daemon"]["since"]
+    assert f"the worker (pid {before['worker']['pid']}) went on" in done.stdout
+    assert daemon.says("hello") == "fake: hello"
+    assert daemon.started() == 1
+
+
+def test_requests_of_every_moment_are_answered_while_the_daemon_is_replaced(
+    daemon: Daemon,
+) -> None:
+    daemon.play(Behaviour(tokens_per_s=20))
+    daemon.start_ready()
+    answers: list[str] = []
+    is_over = threading.Event()
+
+    def ask() -> None:
+        number = 0
+        while not is_over.is_set():
+            number += 1
+            answers.append(f"{daemon.says(str(number))} {number}")
+
+    asking = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in asking:
+        thread.start()
+    for _ in range(3):
+        time.sleep(0.3)
+        assert reexec(daemon).returncode == 0
+    time.sleep(0.3)
+    is_over.set()
+    for thread in asking:
+        thread.join(15)
+    assert len(answers) > 12
+    wrong = [answer for answer in answers if answer.split()[1] != answer.split()[2]]
+    assert not wrong
+
+
+def test_stream_under_way_is_finished_before_the_daemon_is_replaced(daemon: Daemon) -> None:
+    daemon.play(Behaviour(tokens_per_s=20))
+    daemon.start_ready()
+    connection = daemon.gateway()
+    body = chat_body("long", stream=True, max_tokens=30, ignore_eos=True)
+    connection.request(
+        "POST", "/v1/chat/completions", body, headers={"Content-Type": "application/json"}
+    )
+    response = connection.getresponse()
+    response.read(10)
+    done = reexec(daemon)
+    assert done.returncode == 0, done.stderr
+    assert response.read().endswith(b"data: [DONE]\n\n")
+
+
+def test_stop_ends_a_worker_that_an_earlier_image_of_the_daemon_started(daemon: Daemon) -> None:
+    daemon.start_ready()
+    assert reexec(daemon).returncode == 0
+    assert reexec(daemon).returncode == 0
+    assert daemon.stop() == 0
+    assert living() == []
+
+
+def test_crash_after_a_replacement_is_told_with_its_exit_status(daemon: Daemon) -> None:
+    daemon.start_ready()
+    assert reexec(daemon).returncode == 0
+    os.kill(daemon.main_pid(), signal.SIGSEGV)
+    wait_for(daemon.cause, what="the death is noticed")
+    assert "signal 11" in daemon.status()["last_failure"]["evidence"]
+    daemon.wait_generation(2)
+
+
+def test_daemon_that_cannot_be_loaded_does_not_replace_this_one(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    # What an interrupted upgrade leaves: the new one lacks a module.
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    daemon.environment["PYTHONPATH"] = f"{broken}:{daemon.environment['PYTHONPATH']}"
+    daemon.start_ready()
+    (broken / "sdnotify.py").write_text("raise ImportError('half of it is missing')\n")
+    refused = reexec(daemon)
+    assert refused.returncode == 1
+    assert "cannot be loaded" in refused.stderr
+    (broken / "sdnotify.py").unlink()
+    assert daemon.says("still me") == "fake: still me"
+    log = daemon.log.read_text()
+    daemon.log.write_text(log.replace("Traceback", "(expected)"))
+
+
+# --- what systemd is told -----------------------------------------------------------------------
+
+
+def test_watchdog_is_fed_only_while_the_daemon_moves(
+    daemon: Daemon, manager: ServiceManager
+) -> None:
+    daemon.environment["WATCHDOG_USEC"] = "1000000"
+    daemon.start_ready()
+    wait_for(lambda: manager.said("WATCHDOG=1") >= 3)
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGSTOP)
+    time.sleep(0.3)
+    fed = manager.said("WATCHDOG=1")
+    time.sleep(1.2)
+    assert manager.said("WATCHDOG=1") == fed
+    daemon.process.send_signal(signal.SIGCONT)
+    wait_for(lambda: manager.said("WATCHDOG=1") > fed)
+
+
+@pytest.mark.parametrize("provider", ["local", "no such provider!"])
+def test_reload_is_told_with_its_time_and_its_end(
+    daemon: Daemon, manager: ServiceManager, provider: str
+) -> None:
+    daemon.start_ready()
+    daemon.write_env(LLM_PROVIDER=provider)
+    daemon.ctl("reload", "--no-wait")
+    wait_for(lambda: manager.said("RELOADING=1") == manager.said("READY=1") - 1 > 0)
+    told = next(m for m in manager.messages if "RELOADING=1" in m)
+    moment = int(told.partition("MONOTONIC_USEC=")[2])
+    assert 0 < time.monotonic() - moment / 1e6 < 15
+
+
+def test_long_drain_asks_for_more_time(daemon: Daemon, manager: ServiceManager) -> None:
+    daemon.play(Behaviour(tokens_per_s=10))
+    daemon.start_ready()
+    connection = daemon.gateway()
+    body = chat_body("long", stream=True, max_tokens=10, ignore_eos=True)
+    connection.request(
+        "POST", "/v1/chat/completions", body, headers={"Content-Type": "application/json"}
+    )
+    connection.getresponse().read(10)
+    assert daemon.stop() == 0
+    assert any("EXTEND_TIMEOUT_USEC=" in message for message in manager.messages)
