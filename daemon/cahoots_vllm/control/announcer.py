@@ -20,6 +20,11 @@ class Announcer:
         self._sub_phase: str | None = None
         self._fraction: float | None = None
 
+    def go_on(self, state: State) -> None:
+        """Take for told what an earlier daemon has told."""
+        if state.last_failure is not None:
+            self._failure_at = state.last_failure.at
+
     def note(self, sub_phase: str, fraction: float | None) -> None:
         """Take the progress of preflight or start."""
         self._sub_phase, self._fraction = sub_phase, fraction

@@ -5,11 +5,12 @@ Each effect is answered with an event. Owns the worker object and nothing of the
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import assert_never
 
+from cahoots_vllm.control.examine import child_environment, examine
 from cahoots_vllm.control.gate import Gate
 from cahoots_vllm.control.gpu_release import GpuRelease
 from cahoots_vllm.control.handover import Handover, Left
@@ -19,8 +20,7 @@ from cahoots_vllm.control.option_check import OptionCheck
 from cahoots_vllm.control.preflight import Preflight
 from cahoots_vllm.control.rotation import Rotation
 from cahoots_vllm.control.state_file import StateFile
-from cahoots_vllm.core.diagnosis import Cause, Diagnosis
-from cahoots_vllm.core.errors import CahootsError
+from cahoots_vllm.core.diagnosis import Diagnosis
 from cahoots_vllm.core.events import (
     Admit,
     CancelCheck,
@@ -41,11 +41,10 @@ from cahoots_vllm.core.events import (
     WakeAt,
 )
 from cahoots_vllm.core.evidence import Device
-from cahoots_vllm.core.launch import LaunchSpec, build_env, inherited_env
+from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.log_line import parse_line
 from cahoots_vllm.core.memory import used_devices
 from cahoots_vllm.core.phases import StartProgress
-from cahoots_vllm.core.secret import is_secret_name, mask
 from cahoots_vllm.core.settings import Settings
 from cahoots_vllm.core.state import Stage
 from cahoots_vllm.worker.leftovers import WorkerMark, mark_worker
@@ -203,30 +202,16 @@ class Effects:
             self._check = None
 
     async def _run_check(self, goal: LaunchSpec, settings: Settings, *, repairs: bool) -> None:
-        known = tuple(profile.name for profile in settings.profiles)
-        env = _environment(goal, settings, with_token=True)
-        plain = _environment(goal, settings, with_token=False)
-        result: LaunchSpec | Diagnosis | None
-        try:
-            result = await self._parts.options.check(
-                goal, settings.engine, plain, self._on_progress
-            )
-            if result is None:
-                result = await self._parts.preflight.check(
-                    goal, env, known, self._on_progress, repairs=repairs
-                )
-        except CahootsError as error:
-            result = Diagnosis(Cause.UNKNOWN, error.message, error.remedy, is_retryable=True)
-        except OSError as error:  # a TimeoutError is one too
-            result = _unreadable(goal, error)
+        parts = self._parts
+        result = await examine(
+            goal, settings, parts.options, parts.preflight, self._on_progress, repairs=repairs
+        )
         if isinstance(result, Diagnosis):
-            # A hub, or a library, may repeat what it was asked with.
-            words = mask(result.evidence, (secret for _, secret in settings.secret_env))
-            self._send(CheckFailed(goal, replace(result, evidence=words)))
+            self._send(CheckFailed(goal, result))
             return
         is_cpu = settings.engine.is_cpu
-        self._devices = await self._parts.gate.read(is_cpu=is_cpu)
-        lesson = self._parts.learned.find(self._key(goal, result, settings))
+        self._devices = await parts.gate.read(is_cpu=is_cpu)
+        lesson = parts.learned.find(self._key(goal, result, settings))
         self._send(Checked(goal, result, lesson, is_cpu=is_cpu))
 
     async def _measure(self, launch: LaunchSpec, settings: Settings) -> None:
@@ -261,7 +246,7 @@ class Effects:
 
     async def _run(self, worker: Worker, settings: Settings) -> None:
         await self._parts.release.remember()
-        env = _environment(worker.launch, settings, with_token=False)
+        env = child_environment(worker.launch, settings, with_token=False)
         secrets = {name: secret.reveal() for name, secret in settings.secret_env}
         worker.start(env, secrets)
         if worker.pid is not None:
@@ -295,19 +280,3 @@ class Effects:
             self._parts.state_file.save(worker=None)
             await self._parts.release.wait()
         self._send(Gone(generation))
-
-
-def _unreadable(goal: LaunchSpec, error: OSError) -> Diagnosis:
-    """Say that the model's files cannot be looked at: no permission, or a disk that hangs."""
-    evidence = f"cannot read the files of {goal.source}: {error.strerror or 'no answer in time'}"
-    remedy = f"let uid {os.geteuid()} read them; a network disk may be gone"
-    return Diagnosis(Cause.HUB_NOT_FOUND, evidence, remedy, is_retryable=False)
-
-
-def _environment(spec: LaunchSpec, settings: Settings, *, with_token: bool) -> Mapping[str, str]:
-    """Return a child's environment: ours without secrets, `.env`'s, the token if asked."""
-    secret_names = [name for name in os.environ if is_secret_name(name)]
-    env = build_env(spec, inherited_env(os.environ, secret_names), settings.cache_dir)
-    if with_token:
-        env.update((name, secret.reveal()) for name, secret in settings.secret_env)
-    return env

@@ -15,14 +15,13 @@ from cahoots_vllm.control.cure import CureWatch
 from cahoots_vllm.control.effects import Effects, Parts
 from cahoots_vllm.control.operation import Before, Caller, Operation, Problem, Target
 from cahoots_vllm.control.operations import Operations
-from cahoots_vllm.control.rotation import Refusal
+from cahoots_vllm.control.refusal import check_may_start, check_name, refusal
 from cahoots_vllm.core.backoff import DEFAULT_LIMITS
-from cahoots_vllm.core.env_values import is_model_name
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.events import Event, Forget, Restart, Tick, Want
 from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.lifecycle import step
-from cahoots_vllm.core.settings import LOCAL_PROVIDER, Settings, make_launch_spec
+from cahoots_vllm.core.settings import Settings, make_launch_spec
 from cahoots_vllm.core.state import State
 from cahoots_vllm.core.takeover import first_event
 from cahoots_vllm.worker.leftovers import WorkerMark
@@ -85,6 +84,7 @@ class Supervisor:
             self._is_found = True
             generation = max(self.state.generation, left.mark.generation)
             self.state = replace(left.state, generation=generation)
+            self._announcer.go_on(self.state)
         return self._is_found
 
     async def beat(self) -> None:
@@ -112,7 +112,7 @@ class Supervisor:
         """
         if model is not None:
             self.refuse_swap(model)
-        self._check_may_start()
+        check_may_start(self.settings)
         override = None if model in (None, self.settings.configured_model) else model
         settings = replace(self.settings, override=override)
         goal = self._goal(settings)
@@ -125,14 +125,14 @@ class Supervisor:
 
     def refuse_swap(self, model: str) -> None:
         """Raise CahootsError (BAD_REQUEST, BUSY, CONFLICT) where a swap to this cannot be."""
-        _check_name(model)
-        self._check_may_start()
+        check_name(model)
+        check_may_start(self.settings)
         self.refuse_while_stopping()
         self.operations.refuse_if_busy()
 
     def start(self, by: Caller) -> Operation:
         """Start the worker, or try again at once after a failure. Raises CahootsError."""
-        self._check_may_start()
+        check_may_start(self.settings)
         goal = self._goal(self.settings)
         operation = self._begin("start", {}, by, Target(goal))
         self._handle(Want(goal))
@@ -146,7 +146,7 @@ class Supervisor:
 
     def restart(self, by: Caller) -> Operation:
         """Replace the worker by a fresh one of the same kind. Raises CahootsError."""
-        self._check_may_start()
+        check_may_start(self.settings)
         goal = self.state.goal or self._goal(self.settings)
         after = self.state.generation
         operation = self._begin("restart", {}, by, Target(goal, after))
@@ -221,15 +221,6 @@ class Supervisor:
     def _goal(self, settings: Settings) -> LaunchSpec:
         return make_launch_spec(settings, settings.wanted_model)
 
-    def _check_may_start(self) -> None:
-        if not self.settings.is_local:
-            raise CahootsError(
-                Kind.CONFLICT,
-                f"LLM_PROVIDER in {self.settings.env_file} is "
-                f"{self.settings.provider or 'not set'}: no local model is wanted",
-                f"set LLM_PROVIDER={LOCAL_PROVIDER} there, then: cahootsctl reload",
-            )
-
     def _begin(
         self,
         kind: str,
@@ -270,7 +261,7 @@ class Supervisor:
         if is_new and rejected is not None and rejected.goal.model == self.settings.override:
             # The override goes with the swap that failed: a daemon restart must not try it again.
             self._override(self.state.goal.model if self.state.goal is not None else None)
-        self._parts.rotation.refuse(self._refusal())
+        self._parts.rotation.refuse(refusal(self.state, self.settings))
         self._cure.update(self.state, self.settings, self._tasks)
         self._parts.handover.step(self.state)
         self._publish()
@@ -296,20 +287,6 @@ class Supervisor:
         endpoint = self.settings.gateway.endpoints[0]
         return {"model": self.state.live.plan.goal.model, "endpoint": endpoint}
 
-    def _refusal(self) -> Refusal | None:
-        """Return why holding a request would be useless: no worker will come by itself."""
-        state = self.state
-        if state.goal is None:
-            if not self.settings.is_local:
-                message = f"no local model is wanted: LLM_PROVIDER is {self.settings.provider}"
-                return Refusal(message, f"set LLM_PROVIDER={LOCAL_PROVIDER} in .env")
-            return Refusal("the model is stopped", "start it: cahootsctl start")
-        if state.is_failed and state.last_failure is not None:
-            diagnosis = state.last_failure.diagnosis
-            message = f"{state.goal.model} cannot be served: {diagnosis.evidence}"
-            return Refusal(message, diagnosis.remedy)
-        return None
-
     def _override(self, model: str | None) -> None:
         override = None if model == self.settings.configured_model else model
         self.settings = replace(self.settings, override=override)
@@ -324,12 +301,3 @@ class Supervisor:
 def _configured(settings: Settings) -> LaunchSpec:
     """Return what the files ask for, whatever `swap-model` or a fallback put in its place."""
     return make_launch_spec(settings, settings.configured_model)
-
-
-def _check_name(model: str) -> None:
-    if not is_model_name(model):
-        raise CahootsError(
-            Kind.BAD_REQUEST,
-            "the model's name is empty, too long, or has odd characters",
-            "give ORG/NAME, a profile's name or the absolute path of a model directory",
-        )
