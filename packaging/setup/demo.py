@@ -23,13 +23,13 @@ def cache() -> Path:
 
 
 def directory() -> Path:
-    """Return where the demo model lies; it is whole where it exists."""
+    """Return where the demo model lies in user mode; it is whole where it exists."""
     return cache() / "models" / NAME
 
 
-def ensure(engine: Engine) -> None:
-    """Convert the demo model unless it is there."""
-    target = directory()
+def ensure(engine: Engine, place: Path | None = None) -> None:
+    """Convert the demo model unless it is there; `place` is another directory for it."""
+    target = place or directory()
     if target.is_dir():
         say("      already there")
         return
@@ -41,7 +41,7 @@ def ensure(engine: Engine) -> None:
         message = f"the engine {engine.directory} cannot make the demo model: that takes {MODULES}"
         raise SetupError(
             message,
-            "run this once without --engine, or name a model of yours with --model",
+            "run this once without --engine, or name a model of yours",
         )
     script = Path(__file__).with_name("demo_model.py")
     code, output = run([python, "-P", str(script), str(target)], engine.directory, "converting")

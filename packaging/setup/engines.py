@@ -13,14 +13,20 @@ from .preflight import require_space
 
 CPU_TORCH = "2.13.0"
 CPU_VLLM = "0.32.0"
+CUDA_VLLM = "0.33.0"
+LISTS = Path(__file__).resolve().parents[1] / "engine"
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """Where an engine is (or will be), and what it runs on: "cpu", "cuda", or "own" (not ours)."""
+    """Where an engine is (or will be), and what it runs on: "cpu", "cuda", or "own" (not ours).
+
+    `version` is vLLM's; None: the one this release was made with.
+    """
 
     directory: Path
     kind: str
+    version: str | None = None
 
     @property
     def needs_bytes(self) -> int:
@@ -79,47 +85,54 @@ def _existing(directory: Path) -> Path:
     return directory
 
 
-def is_whole(engine: Engine, checkout: Path) -> bool:
+def is_whole(engine: Engine) -> bool:
     """Whether nothing has to be installed."""
     if engine.kind == "own":
         return True
-    return venvs.is_whole(engine.directory, _requirements(engine, checkout))
+    return venvs.is_whole(engine.directory, requirements(engine))
 
 
-def ensure(engine: Engine, checkout: Path) -> None:
+def ensure(engine: Engine) -> None:
     """Make the engine whole; one of another kind or version makes room for it."""
-    if is_whole(engine, checkout):
+    if is_whole(engine):
         say("      already there")
         return
-    wanted = _requirements(engine, checkout)
+    wanted = requirements(engine)
     if venvs.begun_from(engine.directory) not in (None, wanted):
         say(f"      {engine.directory} holds another kind or version of the engine: removing it")
         shutil.rmtree(engine.directory)
-    fill = _fill_cuda if engine.kind == "cuda" else _fill_cpu
 
     def fill_all(directory: Path) -> dict[str, object]:
-        lists = checkout / "packaging" / "engine"
-        fill(directory, lists)
-        install(directory, "the demo model", "--no-deps", "--requirement", str(lists / "demo.txt"))
+        if engine.kind == "cuda":
+            _fill_cuda(directory, engine.version)
+        else:
+            _fill_cpu(directory)
+        install(directory, "the demo model", "--no-deps", "--requirement", str(LISTS / "demo.txt"))
         return {"kind": engine.kind}
 
     venvs.ensure(engine.directory, wanted, fill_all)
 
 
-def _requirements(engine: Engine, checkout: Path) -> str:
-    lists = checkout / "packaging" / "engine"
-    texts = [(lists / name).read_text() for name in (f"{engine.kind}.txt", "demo.txt")]
+def requirements(engine: Engine) -> str:
+    """Return the digest of what the engine's environment is made from."""
+    texts = [(LISTS / name).read_text() for name in (f"{engine.kind}.txt", "demo.txt")]
+    if engine.version is not None:
+        texts.append(engine.version)
     # The directory too: the scripts in a moved environment name the old one.
     return venvs.digest(str(engine.directory), engine.kind, CPU_TORCH, CPU_VLLM, *texts)
 
 
-def _fill_cuda(directory: Path, lists: Path) -> None:
-    install(directory, "the engine for NVIDIA GPUs", "--requirement", str(lists / "cuda.txt"))
+def _fill_cuda(directory: Path, version: str | None) -> None:
+    # Another version brings the torch it was built with.
+    wanted = (
+        ("--requirement", str(LISTS / "cuda.txt")) if version is None else (f"vllm=={version}",)
+    )
+    install(directory, "the engine for NVIDIA GPUs", *wanted)
 
 
-def _fill_cpu(directory: Path, lists: Path) -> None:
-    _install_cpu_torch(directory, lists)
-    install(directory, "the CPU engine", "--no-deps", "--requirement", str(lists / "cpu.txt"))
+def _fill_cpu(directory: Path) -> None:
+    _install_cpu_torch(directory)
+    install(directory, "the CPU engine", "--no-deps", "--requirement", str(LISTS / "cpu.txt"))
     try:
         install(directory, "vLLM's CPU build", "--no-deps", f"vllm=={CPU_VLLM}+cpu")
     except NotFoundError:
@@ -127,7 +140,7 @@ def _fill_cpu(directory: Path, lists: Path) -> None:
         _alias_vllm(directory)
 
 
-def _install_cpu_torch(directory: Path, lists: Path) -> None:
+def _install_cpu_torch(directory: Path) -> None:
     try:
         install(directory, "torch", "--no-deps", f"torch=={CPU_TORCH}+cpu")
     except NotFoundError as error:
@@ -138,7 +151,7 @@ def _install_cpu_torch(directory: Path, lists: Path) -> None:
         )
         require_space({directory: 9 * GB}, "the CPU engine with a CUDA build of torch")
         # With what it asks for: that build does not import without its CUDA libraries.
-        pins = str(lists / "cpu.txt")
+        pins = str(LISTS / "cpu.txt")
         try:
             install(directory, "torch", f"torch=={CPU_TORCH}", "--constraint", pins)
         except CommandError as second:

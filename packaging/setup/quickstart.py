@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
             if engine.kind == "own":
                 say("      yours, taken as it is")
             else:
-                engines.ensure(engine, CHECKOUT)
+                engines.ensure(engine)
         with steps.step(f"the model, {plan.model}"):
             _ensure_model(plan, engine)
     if options.prepare_only:
@@ -108,7 +108,7 @@ def _check_space(engine: engines.Engine) -> None:
     needs: dict[Path, int] = {}
     if not (CHECKOUT / ".venv" / venvs.STAMP).exists():
         needs[CHECKOUT / ".venv"] = DAEMON_BYTES
-    if not engines.is_whole(engine, CHECKOUT):
+    if not engines.is_whole(engine):
         needs[engine.directory] = engine.needs_bytes
         needs[Path(tempfile.gettempdir())] = engine.needs_temporary_bytes
     if engine.kind == "cpu" and not demo.directory().is_dir():

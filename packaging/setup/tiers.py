@@ -90,7 +90,7 @@ def _engine() -> Outcome:
         with venvs.exclusive(CHECKOUT):
             if engine.kind != "own":
                 say(f"setting up {engine.directory}")
-                engines.ensure(engine, CHECKOUT)
+                engines.ensure(engine)
             model = os.environ.get("CAHOOTS_TEST_MODEL")
             if model is None:
                 say("setting up the demo model")

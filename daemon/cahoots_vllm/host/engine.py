@@ -39,7 +39,8 @@ def _find(configured: Path | None) -> EngineInfo:
     raise CahootsError(
         Kind.ENGINE_UNUSABLE,
         f"cannot find an engine: neither {SYSTEM_ENGINE} nor vllm on PATH",
-        "install one with packaging/quickstart --prepare-only, or set engine.path",
+        "install one: sudo cahoots-vllm-engine install (in a checkout: packaging/quickstart "
+        "--prepare-only), or set engine.path",
     )
 
 
@@ -59,4 +60,5 @@ def _inspect(path: Path) -> EngineInfo:
             "install vllm there again; an interrupted installation leaves it like this",
         )
     version = found[-1].name.removeprefix("vllm-").removesuffix(".dist-info")
-    return EngineInfo(str(path.absolute()), version)
+    # Where links end: another engine behind the same link is another launch spec.
+    return EngineInfo(str(path.resolve()), version)
