@@ -48,6 +48,9 @@ def main() -> None:
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         convert(find_weights(), work)
+        # safetensors writes files that only their owner may read; a service has another user.
+        for file in work.iterdir():
+            file.chmod(0o644)
         work.chmod(0o755)
         work.rename(target)
     finally:
