@@ -1,12 +1,11 @@
 """The composition root: builds every part, runs them, takes them down in order."""
 
 import asyncio
-import json
 import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +16,7 @@ from cahoots_vllm.api.routes import build_routes
 from cahoots_vllm.api.server import ApiServer
 from cahoots_vllm.control.announcer import Announcer
 from cahoots_vllm.control.effects import Parts
-from cahoots_vllm.control.event_hub import EventHub, EventType, PublishedEvent
+from cahoots_vllm.control.event_hub import EventHub
 from cahoots_vllm.control.gate import Gate
 from cahoots_vllm.control.gpu_release import GpuRelease
 from cahoots_vllm.control.handover import Handover
@@ -33,9 +32,10 @@ from cahoots_vllm.control.snapshot import StatusReader
 from cahoots_vllm.control.state_file import StateFile
 from cahoots_vllm.control.status import DaemonStatus
 from cahoots_vllm.control.supervisor import Supervisor
+from cahoots_vllm.control.worker_log import WorkerLog
 from cahoots_vllm.core.errors import CahootsError
 from cahoots_vllm.core.settings import Settings
-from cahoots_vllm.core.wire import GROUP, OperationState
+from cahoots_vllm.core.wire import GROUP
 from cahoots_vllm.ending import Ending, Exit
 from cahoots_vllm.gateway.server import GatewayServer
 from cahoots_vllm.host import cgroup, file_lock, sockets
@@ -44,15 +44,16 @@ from cahoots_vllm.host.engine_options import EngineOptions
 from cahoots_vllm.host.fd_store import FdStore
 from cahoots_vllm.host.gpu import NvmlReader
 from cahoots_vllm.host.hub import ProcessHub
+from cahoots_vllm.host.journal import Journal, is_journal_stream
 from cahoots_vllm.host.kernel_log import KernelLog
 from cahoots_vllm.host.notify import Notifier, watchdog_period_s
 from cahoots_vllm.host.paths import Paths
 from cahoots_vllm.host.watch import FileWatch
+from cahoots_vllm.story import Story
 from cahoots_vllm.watchdog import feed_watchdog
 from cahoots_vllm.worker.leftovers import end_leftovers
 from cahoots_vllm.worker.running import LOCK_NAME, WorkerContext
 
-_FAILURE_FIELDS = ("model", "cause", "evidence", "remedy", "action")
 # Who asks where a file or a signal does.
 _SELF = Caller(os.getuid(), os.getpid())
 _NO_CGROUP = (
@@ -103,6 +104,9 @@ class App:
         except CahootsError:
             self._end_listening()
             raise
+        has_journal = is_journal_stream(os.environ)
+        # A socket of its own: when that one is full, the daemon's own entries are not held up.
+        self._worker_log = WorkerLog(Journal() if has_journal else None)
         gpus = NvmlReader()
         self._supervisor = self._build_supervisor(gpus, logs, keeps_override=keeps_override)
         self._watch = FileWatch(self._watched_files)
@@ -167,6 +171,7 @@ class App:
             state_file=self._state_file,
             handover=Handover(self._paths.runtime_dir / "handover.json"),
             logs=logs,
+            worker_log=self._worker_log,
         )
         settings = self._settings
         is_same = record.configured_model == settings.configured_model
@@ -185,7 +190,7 @@ class App:
         become_subreaper()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, self._children.reap_orphans)
-        self._events.listen(self._tell)
+        self._events.listen(Story(self._notifier.status, self._worker_log.phase).tell)
         if self._supervisor.find_worker():
             _LOG.info("going on with the last daemon's worker, pid %s", self._supervisor.pid)
         else:
@@ -203,6 +208,7 @@ class App:
             ending = await self._exit.wait()
             for task in reversed(running):
                 task.cancel()
+        self._worker_log.close()
         await self._gateway.stop()
         await self._api.stop()
         if ending is Ending.STOPPED:
@@ -238,50 +244,3 @@ class App:
         if count:
             _LOG.warning("ended %d processes that an earlier daemon left behind", count)
         self._state_file.save(worker=None)
-
-    def _tell(self, event: PublishedEvent) -> None:
-        """Write an event to the log and its phase to systemd."""
-        data = event.data
-        match event.type:
-            case EventType.PHASE | EventType.PROGRESS:
-                _LOG.info("%s", data["text"])
-                self._notifier.status(str(data["text"]))
-            case EventType.RELOAD:
-                _log_reload(data)
-            case EventType.DIAGNOSIS:
-                _log_failure(data)
-            case EventType.OPERATION:
-                _log_operation(data)
-
-
-def _log_failure(data: Mapping[str, object]) -> None:
-    """Log why it failed and what is done about it: one entry, with fields in the journal."""
-    fields = {f"CAHOOTS_{name.upper()}": str(data[name]) for name in _FAILURE_FIELDS}
-    fields["CAHOOTS_CHANGED"] = json.dumps(data["changed"])
-    _LOG.error(
-        "%s: %s: %s; %s; %s",
-        data["model"], data["cause"], data["evidence"], data["remedy"], data["action"],
-        extra={"fields": fields},
-    )  # fmt: skip
-
-
-def _log_reload(data: Mapping[str, object]) -> None:
-    if data["error"] is not None:
-        _LOG.error("the settings cannot be used, the last good ones stay: %s", data["error"])
-    else:
-        _LOG.info("settings read again: %s", data["text"])
-
-
-def _log_operation(data: Mapping[str, object]) -> None:
-    """Log who asked for a change, and how it ended."""
-    what = f"operation {data['id']} ({data['kind']})"
-    by, params, problem = (
-        dict(part) if isinstance(part, Mapping) else {}
-        for part in (data["by"], data["params"], data["problem"])
-    )
-    if data["progress"] is None:
-        asked = "".join(f", {name} {value}" for name, value in params.items())
-        _LOG.info("%s asked for by uid %s, pid %s%s", what, by.get("uid"), by.get("pid"), asked)
-    elif data["state"] != OperationState.RUNNING:
-        why = f": {problem.get('detail')}" if problem else ""
-        _LOG.info("%s: %s%s", what, data["state"], why)

@@ -75,7 +75,12 @@ class Announcer:
         is_new_phase = self._said is None or (state.phase, model) != (self._said[0], self._said[2])
         self._said = said
         if is_new_phase:
-            phase = {"state": str(state.phase), "model": model, "text": progress.text}
+            phase = {
+                "state": str(state.phase),
+                "model": model,
+                "text": progress.text,
+                "generation": state.live.generation if state.live is not None else None,
+            }
             self._events.publish(EventType.PHASE, phase)
         else:
             details = {

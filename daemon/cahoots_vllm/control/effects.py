@@ -20,6 +20,7 @@ from cahoots_vllm.control.option_check import OptionCheck
 from cahoots_vllm.control.preflight import Preflight
 from cahoots_vllm.control.rotation import Rotation
 from cahoots_vllm.control.state_file import StateFile
+from cahoots_vllm.control.worker_log import WorkerLog
 from cahoots_vllm.core.diagnosis import Diagnosis
 from cahoots_vllm.core.events import (
     Admit,
@@ -66,6 +67,7 @@ class Parts:
     state_file: StateFile
     handover: Handover
     logs: LogBuffer
+    worker_log: WorkerLog
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +264,7 @@ class Effects:
     def _log(self, generation: int, text: str) -> None:
         level = parse_line(text).level
         self._parts.logs.add("worker", text, level=level, generation=generation)
+        self._parts.worker_log.line(generation, text)
 
     async def _drain(self, generation: int, timeout_s: float) -> None:
         await self._parts.rotation.drain(generation, timeout_s)

@@ -35,8 +35,10 @@ class OutputPump:
         """
         self._read_end = read_end
         self._sink = sink
+        # Line by line: of a secret with a line end no line would be it.
+        parts = (part for secret in secrets for part in secret.splitlines())
         masked = sorted(
-            (s.encode() for s in secrets if len(s) >= _MIN_SECRET), key=len, reverse=True
+            (part.encode() for part in parts if len(part) >= _MIN_SECRET), key=len, reverse=True
         )
         self._secrets = tuple(masked)  # the longest first: one may be part of another
         self._rest = b""

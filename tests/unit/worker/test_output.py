@@ -86,6 +86,11 @@ async def test_flood_does_not_keep_the_loop() -> None:
         flood.kill()
 
 
+async def test_secret_of_several_lines_is_masked_line_by_line() -> None:
+    lines = await pumped(b"key: abcdefgh\n12345678\n", secrets=("abcdefgh\n12345678\n",))
+    assert lines == ["key: ***", "***"]
+
+
 async def test_empty_secret_masks_nothing() -> None:
     assert await pumped(b"plain\n", secrets=("",)) == ["plain"]
 

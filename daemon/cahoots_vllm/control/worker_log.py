@@ -1,0 +1,110 @@
+"""The worker's words in the journal: entries with fields, and never so many that others are lost.
+
+journald drops what a service sends beyond 10,000 entries in 30 s (journald.conf(5), RateLimit*=),
+the daemon's own included: the worker's share stays well below, and errors have a share of theirs.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Protocol
+
+from cahoots_vllm.core.log_entries import ERROR, WARNING, Entry, LogEntries
+
+_IDENTIFIER = "cahoots-vllm-worker"
+_LOOK_S = 0.15
+_BURST, _PER_S = 1500.0, 100.0  # 4,500 in 30 s
+_TELL_EVERY_S = 5.0
+_ERROR_BURST, _ERRORS_PER_S = 500.0, 20.0  # 1,100 in 30 s
+
+
+class Sender(Protocol):
+    """Takes an entry, or says that it cannot now (host.journal)."""
+
+    def send(self, message: str, priority: int, fields: Mapping[str, str]) -> bool:
+        """Send one entry; never waits."""
+        ...
+
+
+class Share:
+    """A token bucket: so many at once, so many a second for ever."""
+
+    def __init__(self, burst: float, per_s: float) -> None:
+        """Start full."""
+        self._burst, self._per_s = burst, per_s
+        self._left, self._at = burst, 0.0
+
+    def take(self, now: float) -> bool:
+        """Take one, if there is one left."""
+        self._left = min(self._burst, self._left + (now - self._at) * self._per_s)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class WorkerLog:
+    """Writes what workers say; nothing where there is no journal."""
+
+    def __init__(self, journal: Sender | None) -> None:
+        """`journal` is for this log alone: a full one must not cost others their entries."""
+        self._journal = journal
+        self._entries = LogEntries()
+        self._shares = Share(_ERROR_BURST, _ERRORS_PER_S), Share(_BURST, _PER_S)
+        self._left_out, self._told_at = 0, 0.0
+        self._fields: dict[str, str] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def phase(self, fields: Mapping[str, str]) -> None:
+        """Take the fields of the phase that begins: the model, and where it is."""
+        self._fields = dict(fields)
+
+    def line(self, generation: int, text: str) -> None:
+        """Take a line, without its end, secrets masked."""
+        if self._journal is None:
+            return
+        self._fields["CAHOOTS_GENERATION"] = str(generation)
+        now = asyncio.get_running_loop().time()
+        self._send(self._entries.add(text, now), now)
+        if self._timer is None:
+            self._wait()
+
+    def _wait(self) -> None:
+        is_waiting = self._entries.is_waiting or self._left_out > 0
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(_LOOK_S, self._look) if is_waiting else None
+
+    def _look(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._send(self._entries.due(now), now)
+        if self._left_out and now - self._told_at >= _TELL_EVERY_S:
+            self._tell_left_out(now)
+        self._wait()
+
+    def close(self) -> None:
+        """Send what is held back."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now = asyncio.get_running_loop().time()
+        self._send(self._entries.rest(), now)
+        if self._left_out:
+            self._tell_left_out(now)
+
+    def _send(self, entries: list[Entry], now: float) -> None:
+        for entry in entries:
+            share = self._shares[entry.priority > ERROR]
+            if not share.take(now) or not self._write(entry):
+                self._left_out += 1
+
+    def _tell_left_out(self, now: float) -> None:
+        self._told_at = now
+        said = f"{self._left_out} entries of the worker were left out: too many at once"
+        if self._write(Entry(said, WARNING)):
+            self._left_out = 0
+
+    def _write(self, entry: Entry) -> bool:
+        fields = {"SYSLOG_IDENTIFIER": _IDENTIFIER, **self._fields}
+        if entry.pid is not None:
+            fields["SYSLOG_PID"] = entry.pid
+        return self._journal is not None and self._journal.send(entry.text, entry.priority, fields)

@@ -1,0 +1,115 @@
+"""What happens, as people read it in the journal or on a terminal, and as systemd's STATUS.
+
+One entry a happening, with fields for programs (CAHOOTS_MODEL, CAHOOTS_PHASE, CAHOOTS_GENERATION,
+CAHOOTS_CAUSE, …). From priority warning up it is the story of what went wrong, and of its end.
+"""
+
+import json
+import logging
+import pwd
+import time
+from collections.abc import Callable, Mapping
+
+from cahoots_vllm.control.event_hub import EventType, PublishedEvent
+from cahoots_vllm.core.wire import OperationState, Phase
+
+_FAILURE_FIELDS = ("model", "cause", "evidence", "remedy", "action")
+_LOG = logging.getLogger("cahoots_vllm")
+
+
+class Story:
+    """Listens to the event hub and writes."""
+
+    def __init__(
+        self, show: Callable[[str], None], take_phase: Callable[[Mapping[str, str]], None]
+    ) -> None:
+        """`show` takes the line for STATUS=, `take_phase` the fields of the phase that holds."""
+        self._show = show
+        self._take_phase = take_phase
+        self._failed_at: float | None = None
+
+    def tell(self, event: PublishedEvent) -> None:
+        """Write one event."""
+        data = event.data
+        match event.type:
+            case EventType.PHASE | EventType.PROGRESS:
+                self._tell_phase(data, is_new=event.type is EventType.PHASE)
+            case EventType.RELOAD:
+                _tell_reload(data)
+            case EventType.DIAGNOSIS:
+                self._failed_at = time.monotonic()
+                _tell_failure(data)
+            case EventType.OPERATION:
+                _tell_operation(data)
+
+    def _tell_phase(self, data: Mapping[str, object], *, is_new: bool) -> None:
+        fields = _fields(data, "model", "state", "generation")
+        if is_new:
+            self._take_phase(fields)
+        _LOG.info("%s", data["text"], extra={"fields": fields})
+        self._show(str(data["text"]))
+        if data.get("state") == Phase.READY and self._failed_at is not None:
+            seconds = time.monotonic() - self._failed_at
+            self._failed_at = None
+            # A warning, for who reads no less: else the story had no end.
+            _LOG.warning(
+                "%s is served again, %.0f s after the failure", data["model"], seconds,
+                extra={"fields": fields},
+            )  # fmt: skip
+
+
+def _fields(data: Mapping[str, object], *names: str) -> dict[str, str]:
+    keys = {"state": "phase"}
+    return {
+        f"CAHOOTS_{keys.get(name, name).upper()}": str(data[name])
+        for name in names
+        if data.get(name) is not None
+    }
+
+
+def _tell_failure(data: Mapping[str, object]) -> None:
+    """Say why it failed and what is done about it, in one entry."""
+    fields = _fields(data, *_FAILURE_FIELDS)
+    fields["CAHOOTS_CHANGED"] = json.dumps(data["changed"])
+    _LOG.error(
+        "%s: %s: %s; %s; %s",
+        data["model"], data["cause"], data["evidence"], data["remedy"], data["action"],
+        extra={"fields": fields},
+    )  # fmt: skip
+
+
+def _tell_reload(data: Mapping[str, object]) -> None:
+    if data["error"] is not None:
+        _LOG.error("the settings cannot be used, the last good ones stay: %s", data["error"])
+    else:
+        _LOG.info("settings read again: %s", data["text"])
+
+
+def _tell_operation(data: Mapping[str, object]) -> None:
+    """Say who asked for a change, and how it ended."""
+    what = f"operation {data['id']} ({data['kind']})"
+    by, params, problem = (
+        dict(part) if isinstance(part, Mapping) else {}
+        for part in (data["by"], data["params"], data["problem"])
+    )
+    fields = {
+        "CAHOOTS_OPERATION": str(data["id"]),
+        "CAHOOTS_UID": str(by.get("uid")),
+        "CAHOOTS_PID": str(by.get("pid")),
+    }
+    if data["progress"] is None:
+        asked = "".join(f", {name} {value}" for name, value in params.items())
+        who = f"{_user(by.get('uid'))} (uid {by.get('uid')}), pid {by.get('pid')}"
+        _LOG.info("%s asked for by %s%s", what, who, asked, extra={"fields": fields})
+    elif data["state"] != OperationState.RUNNING:
+        why = f": {problem.get('detail')}" if problem else ""
+        # Asked for and not done is what somebody will look for.
+        level = logging.WARNING if data["state"] == OperationState.FAILED else logging.INFO
+        _LOG.log(level, "%s: %s%s", what, data["state"], why, extra={"fields": fields})
+
+
+def _user(uid: object) -> str:
+    try:
+        return pwd.getpwuid(int(str(uid))).pw_name
+    except (KeyError, ValueError):
+        return "unknown"

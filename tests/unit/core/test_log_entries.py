@@ -1,0 +1,145 @@
+"""Lines become entries: a traceback is one, nothing is lost, nobody's words are reordered."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cahoots_vllm.core.log_entries import DEBUG, ERROR, INFO, WARNING, Entry, LogEntries
+from cahoots_vllm.core.log_line import parse_line
+
+LOGS = sorted((Path(__file__).parents[2] / "failures" / "real").glob("*.log"))
+AT = "11-22 22:33:35"
+
+
+def entries(*lines: str) -> list[Entry]:
+    """Return what becomes of lines that come at once, and then no more."""
+    log = LogEntries()
+    found = [entry for line in lines for entry in log.add(line, 0.0)]
+    return [*found, *log.rest()]
+
+
+@pytest.mark.parametrize(
+    ("line", "priority"),
+    [
+        (f"(EngineCore pid=7) INFO {AT} [core.py:1] up", INFO),
+        (f"(EngineCore pid=7) WARNING {AT} [core.py:1] slow", WARNING),
+        (f"ERROR {AT} [core.py:1] broken", ERROR),
+        (f"DEBUG {AT} [core.py:1] detail", DEBUG),
+        (f"CRITICAL {AT} [core.py:1] broken", 2),
+        ("INFO:     Started server process", INFO),
+        ("Loading weights: 50%", INFO),
+        ("Fatal Python error: Aborted", ERROR),
+        ("terminate called after throwing an instance of 'c10::Error'", ERROR),
+        ("Traceback (most recent call last):", ERROR),
+    ],
+)
+def test_priority_is_the_level_that_vllm_gave(line: str, priority: int) -> None:
+    (entry,) = entries(line)
+    assert (entry.text, entry.priority) == (line, priority)
+
+
+def test_traceback_in_the_engines_log_is_one_entry() -> None:
+    head = f"(EngineCore pid=7) ERROR {AT} [core.py:1510] "
+    said = entries(
+        head + "EngineCore failed to start.",
+        head + "Traceback (most recent call last):",
+        head + '  File "a.py", line 5, in step',
+        head + "    raise ValueError(1)",
+        head + "ValueError: 1",
+        f"(EngineCore pid=7) INFO {AT} [core.py:9] bye",
+    )
+    assert [entry.text.count("\n") for entry in said] == [4, 0]
+    # The header stands once: what follows reads as Python prints it.
+    assert said[0].text.endswith("\n    raise ValueError(1)\nValueError: 1")
+    assert (said[0].priority, said[0].pid) == (ERROR, "7")
+
+
+def test_bare_traceback_with_its_chain_is_one_entry() -> None:
+    lines = [
+        "Traceback (most recent call last):",
+        '  File "a.py", line 1, in <module>',
+        "KeyError: 'a'",
+        "",
+        "During handling of the above exception, another exception occurred:",
+        "",
+        "Traceback (most recent call last):",
+        '  File "b.py", line 1, in <module>',
+        "vllm.errors.EngineDeadError: it died",
+    ]
+    said = entries(*lines, "INFO:     Shutting down")
+    assert [entry.text for entry in said] == ["\n".join(lines), "INFO:     Shutting down"]
+
+
+def test_two_processes_that_fail_at_once_have_an_entry_each() -> None:
+    def line(pid: int, text: str) -> str:
+        return f"(Worker pid={pid}) ERROR {AT} [w.py:1] {text}"
+
+    words = ["Traceback (most recent call last):", "  File", "Error: x"]
+    said = entries(*(line(pid, word) for word in words for pid in (1, 2)))
+    assert [(entry.pid, entry.text.count("\n")) for entry in said] == [("1", 2), ("2", 2)]
+
+
+def test_open_entry_is_given_once_its_speaker_is_quiet() -> None:
+    log = LogEntries()
+    assert log.add("Traceback (most recent call last):", 1.0) == []
+    assert log.add("  File", 1.2) == []
+    assert log.due(1.4) == []
+    assert [entry.text.count("\n") for entry in log.due(1.6)] == [1]
+    assert not log.is_waiting
+
+
+def test_endless_traceback_comes_in_parts() -> None:
+    said = entries("Traceback (most recent call last):", *["  deeper"] * 1000)
+    assert len(said) > 1
+    assert sum(entry.text.count("deeper") for entry in said) == 1000
+    assert max(entry.text.count("\n") for entry in said) < 400
+
+
+@pytest.mark.parametrize("path", LOGS, ids=lambda path: path.stem[:40])
+def test_real_failure_keeps_its_words_and_its_errors(path: Path) -> None:
+    lines = path.read_text(errors="replace").splitlines()
+    said = entries(*lines)
+    # Every word, in each speaker's own order.
+    assert sum(entry.text.count("\n") + 1 for entry in said) == len(lines)
+    wanted = sum(parse_line(line).message.startswith("Traceback (most") for line in lines)
+    begun = sum(entry.text.count("Traceback (most recent call last):") for entry in said)
+    assert begun >= wanted
+    errors = [entry for entry in said if entry.priority <= ERROR]
+    assert len(errors) <= max(1, len(lines) / 4)
+    # What begins like a frame belongs to somebody.
+    orphans = [entry for entry in said if entry.text.startswith("  File ")]
+    assert not orphans
+
+
+_WORDS = st.sampled_from(
+    [
+        "Traceback (most recent call last):", '  File "a.py", line 1', "ValueError: x", "hello", "",
+        f"ERROR {AT} [a.py:1] broken", f"INFO {AT} [a.py:2] fine",
+    ]
+)  # fmt: skip
+_LINES = st.lists(st.tuples(st.sampled_from(["", "(A pid=1) ", "(B pid=2) "]), _WORDS), max_size=60)
+
+
+@given(_LINES, st.lists(st.floats(0, 1), min_size=60, max_size=60))
+@settings(max_examples=300)
+def test_no_line_is_lost_or_out_of_its_speakers_order(
+    lines: list[tuple[str, str]], pauses: list[float]
+) -> None:
+    log, now, said = LogEntries(), 0.0, list[Entry]()
+    for number, ((speaker, words), pause) in enumerate(zip(lines, pauses, strict=False)):
+        now += pause
+        said += log.due(now)
+        said += log.add(f"{speaker}{words} #{number}", now)
+    said += log.rest()
+    told = [
+        (entry.pid, int(line.rpartition("#")[2]))
+        for entry in said
+        for line in entry.text.split("\n")
+    ]
+    assert sorted(number for _, number in told) == list(range(len(lines)))
+    for pid in ("1", "2", None):
+        order = [number for speaker, number in told if speaker == pid]
+        assert all(a < b for a, b in pairwise(order))
