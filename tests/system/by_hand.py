@@ -38,9 +38,8 @@ def install(machine: Machine) -> None:
 
 
 def _copy(machine: Machine, source: Path, target: str) -> None:
-    packed = subprocess.run(
-        ["/usr/bin/tar", "-C", source, "--exclude=mypy*", "--exclude=*.pth", "--exclude=ruff", "-c", "."],
-        capture_output=True, check=True,
-    ).stdout  # fmt: skip
+    left_out = ["--exclude=mypy*", "--exclude=*.pth", "--exclude=ruff"]
+    command = ["/usr/bin/tar", "-C", source, *left_out, "-c", "."]
+    packed = subprocess.run(command, capture_output=True, check=True).stdout
     machine.run(["mkdir", "-p", target])
     machine.run(["tar", "-C", target, "--no-same-owner", "-x"], stdin=packed)
