@@ -1,7 +1,7 @@
 #!/bin/sh
 # Boots systemd in a container over an overlay of the running root. Run by machine.py in a mount
 # namespace of its own: whatever is mounted here is gone with its last process, killed or not.
-#   boot.sh DIRECTORY NAME [--lower=SOURCE:TARGET | --bind-ro=SOURCE:TARGET]... [-- NSPAWN_OPTION...]
+#   boot.sh DIRECTORY NAME [--lower=SOURCE:TARGET | --bind=SOURCE:TARGET]... [-- NSPAWN_OPTION...]
 set -eu
 place=$1 name=$2
 shift 2
@@ -22,9 +22,9 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do
     number=$((number + 1))
     case $1 in
     --lower=*) overlay "${pair%%:*}" "$root${pair#*:}" "layer$number" ;;
-    --bind-ro=*)
+    --bind=*)
         mkdir -p "$root${pair#*:}"
-        mount --bind -o ro "${pair%%:*}" "$root${pair#*:}"
+        mount --bind "${pair%%:*}" "$root${pair#*:}"
         ;;
     esac
     shift
@@ -41,6 +41,13 @@ if [ ! -d /run/systemd/system ]; then
     done
     set -- --keep-unit "$@"
 fi
-# --pdeathsig: the container does not outlive the tests; nspawn does the same for its child.
-exec setpriv --pdeathsig KILL systemd-nspawn --quiet --directory="$root" --machine="$name" \
-    --boot --register=no --link-journal=no --console=pipe "$@"
+
+# The container does not outlive this shell, nor this shell the tests (container.py): --pdeathsig.
+# 133: it is to be booted again, says systemd-nspawn, which leaves that to us with --keep-unit.
+code=133
+while [ $code -eq 133 ]; do
+    code=0
+    setpriv --pdeathsig KILL systemd-nspawn --quiet --directory="$root" --machine="$name" \
+        --boot --register=no --link-journal=no --console=pipe "$@" || code=$?
+done
+exit $code

@@ -9,7 +9,7 @@ from system.machine import Machine
 ROOT = Path(__file__).resolve().parents[2]
 _VENV = "/usr/lib/cahoots-vllm/venv"
 _SCRIPT = """\
-#!{venv}/bin/python -I
+#!{venv}/bin/python
 import sys
 from {module} import main
 sys.exit(main())
@@ -29,7 +29,7 @@ def install(machine: Machine) -> None:
     for name, module in _PROGRAMS.items():
         machine.write(f"{_VENV}/bin/{name}", _SCRIPT.format(venv=_VENV, module=module), mode="0755")
         machine.run(["ln", "-s", f"{_VENV}/bin/{name}", f"/usr/bin/{name}"])
-    for unit in (ROOT / "systemd").glob("*.service"):
+    for unit in (ROOT / "systemd").glob("cahoots-vllm*"):
         machine.write(f"/usr/lib/systemd/system/{unit.name}", unit.read_text())
     owner = ["-o", "root", "-g", "cahoots-vllm"]
     machine.run(["install", "-d", *owner, "-m", "2770", "/etc/cahoots-vllm/models.d"])
@@ -38,9 +38,8 @@ def install(machine: Machine) -> None:
 
 
 def _copy(machine: Machine, source: Path, target: str) -> None:
-    packed = subprocess.run(
-        ["/usr/bin/tar", "-C", source, "--exclude=mypy*", "--exclude=*.pth", "--exclude=ruff", "-c", "."],
-        capture_output=True, check=True,
-    ).stdout  # fmt: skip
+    left_out = ["--exclude=mypy*", "--exclude=*.pth", "--exclude=ruff"]
+    command = ["/usr/bin/tar", "-C", str(source), *left_out, "-c", "."]
+    packed = subprocess.run(command, capture_output=True, check=True).stdout
     machine.run(["mkdir", "-p", target])
     machine.run(["tar", "-C", target, "--no-same-owner", "-x"], stdin=packed)

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from integration.scripted_gpus import Gpu
 from system import by_hand
-from system.machine import Machine, booted
+from system.container import booted
+from system.machine import Machine
 from system.service import DEMO, UNIT, Service
+from system.stand_in import StandIn, put_in
 
 _HERE = Path(__file__).parent
 _TIMEOUT_S = 300
@@ -91,3 +94,28 @@ def service(started: Service) -> Service:
         started.machine.systemctl("start", UNIT)
     started.wait_ready()
     return started
+
+
+@pytest.fixture(scope="session")
+def stand_in_machine() -> Iterator[Machine]:
+    """A machine with the unified hierarchy alone, for the stand-in engine."""
+    with booted(is_unified=True) as one:
+        by_hand.install(one)
+        yield one
+
+
+@pytest.fixture(scope="session")
+def _stand_in(stand_in_machine: Machine) -> StandIn:
+    return put_in(stand_in_machine)
+
+
+@pytest.fixture
+def stand_in(_stand_in: StandIn) -> StandIn:
+    """The service with the stand-in engine, ready, whatever the test before has done to it."""
+    _stand_in.show_gpus(Gpu())
+    _stand_in.play()
+    _stand_in.machine.run(["systemctl", "reset-failed", UNIT], check=False)
+    _stand_in.machine.systemctl("start", UNIT)
+    _stand_in.ctl("start")
+    _stand_in.wait_ready(timeout_s=30)
+    return _stand_in

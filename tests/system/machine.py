@@ -1,19 +1,14 @@
 """A machine with real systemd: a container over an overlay of the running root.
 
 Everything installed on the host is in it, what is written there is gone with it. Pids are the
-container's own. Knows nothing of the service under test; `Service` in service.py does.
+container's own. container.py boots it; what is under test is service.py's.
 """
 
 import json
-import os
-import secrets
-import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,8 +16,7 @@ from typing import Any, TypeVar
 _T = TypeVar("_T")
 
 PATIENCE_S = 30.0
-_BOOT_S = 60.0
-_BOOT = Path(__file__).with_name("boot.sh")
+BOOT_S = 60.0
 _ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C.UTF-8",
@@ -71,9 +65,32 @@ class Answer:
 class Machine:
     """A booted container. `leader` is its PID 1 as the host numbers it."""
 
-    def __init__(self, leader: int) -> None:
-        """Talk to a container that is running."""
-        self.leader = leader
+    def __init__(self, boot: int) -> None:
+        """Wait until what this boot.sh boots is up."""
+        self._boot = boot
+        self.leader = wait_for(lambda: find_leader(boot), BOOT_S, what="PID 1 is there")
+        self._wait_up()
+
+    def reboot(self) -> None:
+        """Boot once more, with what is on its disk."""
+        before = self.leader
+        self.run(["systemctl", "--no-block", "reboot"])
+
+        def is_new() -> int | None:
+            leader = find_leader(self._boot)
+            return leader if leader != before else None
+
+        self.leader = wait_for(is_new, BOOT_S, what="another PID 1 is there")
+        self._wait_up()
+
+    def _wait_up(self) -> None:
+        def is_up() -> bool:
+            waiting = ["systemctl", "is-system-running", "--wait"]
+            state = self.run(waiting, check=False, timeout_s=BOOT_S).stdout.strip()
+            # degraded: a unit of the host's that has no place in a container.
+            return state in ("running", "degraded")
+
+        wait_for(is_up, BOOT_S, what="systemd is up")
 
     # --- commands --------------------------------------------------------------------------
 
@@ -206,81 +223,17 @@ class Machine:
         return Answer(*json.loads(done.stdout))
 
 
-@contextmanager
-def booted(
-    lower: Mapping[Path, str] | None = None,
-    read_only: Mapping[Path, str] | None = None,
-    options: Sequence[str] = ("--private-network",),
-) -> Iterator[Machine]:
-    """Boot a machine, and leave nothing of it behind.
-
-    `lower` and `read_only`: directories of the host and where they are in the container; what is
-    written to the former stays in the container. `options` are systemd-nspawn's.
-    """
-    name = f"cahoots-{os.getpid()}-{secrets.token_hex(2)}"
-    with tempfile.TemporaryDirectory(prefix=f"{name}-") as directory:
-        place = Path(directory)
-        console = place.with_suffix(".log")
-        words = [f"--lower={source}:{target}" for source, target in (lower or {}).items()]
-        words += [f"--bind-ro={source}:{target}" for source, target in (read_only or {}).items()]
-        command = ["unshare", "--mount", "--propagation=private", str(_BOOT), directory, name]
-        with console.open("wb") as log:
-            container = subprocess.Popen(
-                [*command, *words, "--", *options],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            )  # fmt: skip
-        leader = None
-        try:
-            leader = wait_for(lambda: _leader(container, console), _BOOT_S, what="PID 1 is there")
-            machine = Machine(leader)
-            wait_for(lambda: _is_up(machine, container, console), _BOOT_S, what="systemd is up")
-            yield machine
-        finally:
-            # Its PID 1 takes every process of the container with it.
-            if leader is not None:
-                with suppress(ProcessLookupError):
-                    os.kill(leader, signal.SIGKILL)
-            else:
-                container.kill()
-            container.wait(PATIENCE_S)
-            console.unlink()
-            _forget(name)
-
-
-def _leader(container: subprocess.Popen[bytes], console: Path) -> int | None:
-    """Return the pid of the container's PID 1: nspawn's child, once nspawn is there."""
-    _fail_if_ended(container, console)
-    children = Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text().split()
-    for child in map(int, children):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            if Path(f"/proc/{child}/comm").read_text().strip() == "systemd":
-                return child
+def find_leader(boot: int) -> int | None:
+    """Return the pid of a container's PID 1, below systemd-nspawn, below boot.sh; None: not yet."""
+    for nspawn in _children(boot, "systemd-nspawn"):
+        for leader in _children(nspawn, "systemd"):
+            return leader
     return None
 
 
-def _is_up(machine: Machine, container: subprocess.Popen[bytes], console: Path) -> bool:
-    _fail_if_ended(container, console)
-    waiting = ["systemctl", "is-system-running", "--wait"]
-    state = machine.run(waiting, check=False, timeout_s=_BOOT_S).stdout.strip()
-    # degraded: a unit of the host's that has no place in a container.
-    return state in ("running", "degraded")
-
-
-def _fail_if_ended(container: subprocess.Popen[bytes], console: Path) -> None:
-    if container.poll() is not None:
-        message = (
-            f"systemd-nspawn ended with {container.returncode}:\n{console.read_text()[-3000:]}"
-        )
-        raise AssertionError(message)
-
-
-def _forget(name: str) -> None:
-    """Remove the empty directories that the container leaves on the host."""
-    for root in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"):
-        top = Path(root) / name
-        for group in sorted((p for p in top.rglob("*") if p.is_dir()), reverse=True):
-            group.rmdir()
-        if top.is_dir():
-            top.rmdir()
-    with suppress(OSError):
-        Path(f"/run/systemd/nspawn/propagate/{name}").rmdir()
+def _children(pid: int, name: str) -> list[int]:
+    try:
+        words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(w) for w in words if Path(f"/proc/{w}/comm").read_text().strip() == name]
+    except (FileNotFoundError, ProcessLookupError):
+        return []  # ended while we looked

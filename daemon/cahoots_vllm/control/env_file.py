@@ -1,7 +1,7 @@
 """Reads `.env`, Cahoots' own file, in python-dotenv's grammar, with the line of each key."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dotenv import dotenv_values
@@ -15,11 +15,15 @@ from cahoots_vllm.host.files import read_text
 
 @dataclass(frozen=True, slots=True)
 class EnvFile:
-    """The pairs of a `.env`, the line of each key, and what is odd about it."""
+    """The pairs of a `.env`, the line of each key, and what is odd about it.
+
+    `elsewhere` names the origin of pairs that come from somewhere else.
+    """
 
     values: dict[str, str]
     lines: dict[str, int]
     warnings: tuple[str, ...] = ()
+    elsewhere: dict[str, str] = field(default_factory=dict)
 
 
 def read_env_file(path: Path) -> EnvFile:

@@ -1,8 +1,10 @@
-"""Reads `cahoots-vllm.toml`, the profiles and `.env` once and makes one Settings of them."""
+"""Reads `cahoots-vllm.toml`, profiles, `.env`, credentials once; makes one Settings of them."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from cahoots_vllm.control.credentials import add_credentials
 from cahoots_vllm.control.env_file import EnvFile, read_env_file
 from cahoots_vllm.control.settings_schema import (
     ConfigFile,
@@ -11,6 +13,7 @@ from cahoots_vllm.control.settings_schema import (
     read_options,
 )
 from cahoots_vllm.core.env_values import read_env
+from cahoots_vllm.core.errors import CahootsError
 from cahoots_vllm.core.settings import (
     GatewaySettings,
     Origins,
@@ -20,6 +23,13 @@ from cahoots_vllm.core.settings import (
 )
 from cahoots_vllm.host.engine import find_engine
 from cahoots_vllm.host.paths import Paths
+
+# Empty in the service's sandbox: ProtectHome= in systemd/cahoots-vllm.service.
+_HOMES = ("/home", "/root", "/run/user")
+_HIDDEN = (
+    "create it, or let the service see its directory: `systemctl edit cahoots-vllm`, with "
+    "[Service] and BindReadOnlyPaths={}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +47,8 @@ def load_settings(paths: Paths, line: CommandLine) -> Settings:
     config = _read_config(paths.config)
     profiles = _read_profiles(paths.profile_dirs)
     env_path = (line.env_file or config.env_file or paths.env_file).absolute()
-    file = read_env_file(env_path)
-    env = read_env(file.values, file.lines, str(env_path))
+    file = add_credentials(_read_env(env_path, is_service=paths.is_system), os.environ)
+    env = read_env(file.values, file.lines, str(env_path), file.elsewhere)
     warnings = (*env.warnings, *file.warnings)
     if env.provider is None:
         warnings += (f"LLM_PROVIDER is not set in {env_path}: set it to local to serve a model",)
@@ -66,6 +76,15 @@ def load_settings(paths: Paths, line: CommandLine) -> Settings:
     )
 
 
+def _read_env(path: Path, *, is_service: bool) -> EnvFile:
+    try:
+        return read_env_file(path)
+    except CahootsError as error:
+        if is_service and not path.exists() and any(path.is_relative_to(home) for home in _HOMES):
+            raise CahootsError(error.kind, error.message, _HIDDEN.format(path.parent)) from error
+        raise
+
+
 def _origins(
     config: ConfigFile, config_path: Path, file: EnvFile, env_path: Path, line: CommandLine
 ) -> Origins:
@@ -81,6 +100,7 @@ def _origins(
             keys = [name]
         found.update((key, str(config_path)) for key in keys)
     found.update((key, f"{env_path}, line {number}") for key, number in file.lines.items())
+    found.update(file.elsewhere)
     for key, value in (
         ("env_file", line.env_file),
         ("engine.path", line.engine),

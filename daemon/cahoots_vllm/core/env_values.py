@@ -15,7 +15,7 @@ _PASSED_THROUGH = ("VLLM_", "HF_", "CUDA_", "NCCL_")
 _MAX_MODEL_NAME = 512
 # How alike two words are (difflib): "lcoal" and "local" 0.8, "ollama" and "local" 0.4.
 _SLIP, _NEARLY = 0.8, 0.9
-_TOKEN_KEYS = ("HUGGINGFACE_API_KEY", "HF_TOKEN")
+TOKEN_KEYS = ("HUGGINGFACE_API_KEY", "HF_TOKEN")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +32,18 @@ class EnvValues:
     warnings: tuple[str, ...]
 
 
-def read_env(values: Mapping[str, str], lines: Mapping[str, int], env_file: str) -> EnvValues:
+def read_env(
+    values: Mapping[str, str],
+    lines: Mapping[str, int],
+    env_file: str,
+    elsewhere: Mapping[str, str] | None = None,
+) -> EnvValues:
     """Turn the key/value pairs of `.env` into settings; everything else is Cahoots' business.
 
-    `lines` has the line of each key. Raises CahootsError (BAD_SETTINGS) naming the line, the key,
-    the reason and the remedy.
+    `lines` has the line of each key, `elsewhere` the origin of one that is not in `.env`. Raises
+    CahootsError (BAD_SETTINGS) naming the line, the key, the reason and the remedy.
     """
-    places = _Places(env_file, lines)
+    places = _Places(env_file, lines, elsewhere or {})
     url = values.get(_URL) or GUIDE_URL
     port, base_path, warnings = _read_url(url, places)
     passed = {k: v for k, v in values.items() if k.startswith(_PASSED_THROUGH) and v}
@@ -66,6 +71,7 @@ class _Places:
 
     file: str
     lines: Mapping[str, int]
+    elsewhere: Mapping[str, str]
 
     def bad(self, key: str, reason: str, remedy: str) -> CahootsError:
         return CahootsError(
@@ -73,6 +79,8 @@ class _Places:
         )
 
     def of(self, key: str) -> str:
+        if key in self.elsewhere:
+            return self.elsewhere[key]
         number = self.lines.get(key)
         return f"{self.file}, line {number}" if number is not None else self.file
 
@@ -104,7 +112,7 @@ def is_model_name(model: str) -> bool:
 
 
 def _read_token(values: Mapping[str, str], places: _Places) -> dict[str, Secret]:
-    key = next((key for key in _TOKEN_KEYS if values.get(key)), None)
+    key = next((key for key in TOKEN_KEYS if values.get(key)), None)
     if key is None:
         return {}
     token = values[key].strip()
@@ -116,7 +124,7 @@ def _read_token(values: Mapping[str, str], places: _Places) -> dict[str, Secret]
 
 def _typos(values: Mapping[str, str], places: _Places) -> tuple[str, ...]:
     """Name keys that are nearly ours: `.env` has many of Cahoots' own, so it is no error."""
-    ours = (_PROVIDER, _URL, _MODEL, _TOKEN_KEYS[0])
+    ours = (_PROVIDER, _URL, _MODEL, TOKEN_KEYS[0])
     found = []
     for key in values:
         near = difflib.get_close_matches(key.upper(), ours, n=1, cutoff=_NEARLY)

@@ -1,0 +1,85 @@
+"""The service with the stand-in engine and scripted GPUs: starts in a second, fails as told."""
+
+import json
+import subprocess
+import sysconfig
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fake_vllm.script import Behaviour
+from integration.scripted_gpus import Gpu
+from system.machine import Machine
+from system.service import UNIT, USER, Service
+
+_TESTS = Path(__file__).parents[1]
+_PLACE = "/usr/lib/cahoots-test"
+_DATA = f"/var/lib/{USER}/test"  # writable in the sandbox: the stand-in notes its starts there
+_ENGINE = "/opt/cahoots-vllm/engine"
+_VERSION = "0.32.0"
+_SCRIPT = f"""\
+#!/usr/lib/cahoots-vllm/venv/bin/python
+import sys
+sys.path[:0] = ["{_PLACE}"]
+from fake_vllm.__main__ import main
+sys.exit(main(sys.argv[1:], version="{_VERSION}"))
+"""
+_DROP_IN = f"""\
+[Service]
+Environment=FAKE_NVML={_DATA}/gpus.json PYTHONPATH={_PLACE}/fake_nvml
+"""
+_CONFIG = """\
+[worker]
+stop_grace_s = 1.0
+health_interval_s = 0.2
+[gateway]
+drain_timeout_s = 5.0
+"""
+
+
+@dataclass
+class StandIn(Service):
+    """A service whose engine and GPUs do what the test says."""
+
+    def play(self, *behaviours: Behaviour) -> None:
+        """Say what each start to come does; the last one repeats."""
+        self.machine.run(["rm", "-f", f"{_DATA}/script.json.starts"])
+        starts = [asdict(behaviour) for behaviour in behaviours or (Behaviour(memory={}),)]
+        self._write("script.json", {"starts": starts, "by_model": {}})
+
+    def show_gpus(self, *gpus: Gpu) -> None:
+        """Let these be the GPUs from now on; none: there is no driver."""
+        self._write("gpus.json", {"driver": bool(gpus), "gpus": [asdict(gpu) for gpu in gpus]})
+
+    def _write(self, name: str, content: Any) -> None:  # noqa: ANN401 (what becomes JSON)
+        self.machine.write(f"{_DATA}/{name}", json.dumps(content), owner=f"{USER}:{USER}")
+
+
+def put_in(machine: Machine) -> StandIn:
+    """Make the stand-in the engine of an installed service; the models are org/a and org/b."""
+    machine.run(["mkdir", "-p", _PLACE])
+    _copy(machine, _TESTS, "fake_vllm", "fake_nvml")
+    _copy(machine, Path(sysconfig.get_paths()["platlib"]), "setproctitle")
+    machine.write(f"{_ENGINE}/bin/vllm", _SCRIPT, mode="0755")
+    information = f"{_ENGINE}/lib/python3.11/site-packages/vllm-{_VERSION}.dist-info"
+    machine.write(f"{information}/METADATA", f"Name: vllm\nVersion: {_VERSION}\n")
+    machine.write(f"/etc/systemd/system/{UNIT}.d/stand-in.conf", _DROP_IN)
+    machine.run(["install", "-d", "-o", USER, "-g", USER, f"/var/lib/{USER}", _DATA])
+    machine.systemctl("daemon-reload")
+    service = StandIn(machine, model="org/a")
+    service.write_config("cahoots-vllm.toml", _CONFIG)
+    for name in ("a", "b"):
+        machine.write(f"/srv/models/{name}/config.json", '{"max_position_embeddings": 2048}')
+        machine.write(f"/srv/models/{name}/model.safetensors", "weights")
+        profile = f'name = "org/{name}"\nsource = "/srv/models/{name}"\n'
+        service.write_config(f"models.d/{name}.toml", profile)
+    service.write_env(VLLM_FAKE_SCRIPT=f"{_DATA}/script.json")
+    service.show_gpus(Gpu())
+    service.play()
+    return service
+
+
+def _copy(machine: Machine, source: Path, *names: str) -> None:
+    command = ["/usr/bin/tar", "-C", str(source), "--exclude=__pycache__", "-c", *names]
+    packed = subprocess.run(command, capture_output=True, check=True).stdout
+    machine.run(["tar", "-C", _PLACE, "--no-same-owner", "-x"], stdin=packed)
