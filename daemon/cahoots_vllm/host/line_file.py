@@ -42,12 +42,13 @@ class LineFile:
     def _turn(self) -> None:
         """Open the file that has room."""
         self.close()
-        path, self._room = self._start, self._first - _count(self._start)
-        if self._room <= 0:
+        path, room = self._start, self._first - _count(self._start)
+        if room <= 0:
             if _count(self._newer) >= self._last:
                 self._newer.replace(self._older)
-            path, self._room = self._newer, self._last - _count(self._newer)
+            path, room = self._newer, self._last - _count(self._newer)
         self._file = open(path, "ab", buffering=0, opener=_private)  # noqa: SIM115 (Path.open has no opener; kept until the next turn)
+        self._room = room
 
     def close(self) -> None:
         """Close it; the next line opens it again."""
