@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from integration.scripted_gpus import Gpu
-from system import by_hand
+from system import package
 from system.container import booted
 from system.machine import Machine
 from system.service import DEMO, UNIT, Service
@@ -61,7 +61,7 @@ def machine(engine_layer: Path, demo_model: Path) -> Iterator[Machine]:
     with booted({engine_layer: "/opt/cahoots-vllm", demo_model: _MODEL_PLACE}) as one:
         # safetensors writes files that only their owner may read: root, here.
         one.run(["chmod", "-R", "a+rX", _MODEL_PLACE])
-        by_hand.install(one)
+        package.install(one)
         yield one
 
 
@@ -100,7 +100,7 @@ def service(started: Service) -> Service:
 def stand_in_machine() -> Iterator[Machine]:
     """A machine with the unified hierarchy alone, for the stand-in engine."""
     with booted(is_unified=True) as one:
-        by_hand.install(one)
+        package.install(one)
         yield one
 
 

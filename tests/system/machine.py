@@ -132,12 +132,17 @@ class Machine:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
-    def start_beside(self, argv: Sequence[str]) -> subprocess.Popen[str]:
+    def start_beside(
+        self, argv: Sequence[str], *, has_input: bool = False
+    ) -> subprocess.Popen[str]:
         """Start a command of the host in the container's network: the tests' Python, a client."""
         return subprocess.Popen(
             [*self._enter("--net"), *argv],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            stdin=subprocess.PIPE if has_input else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     def _inside(
         self, argv: Sequence[str], user: str | None, env: Mapping[str, str]

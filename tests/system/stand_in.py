@@ -17,6 +17,7 @@ _PLACE = "/usr/lib/cahoots-test"
 _DATA = f"/var/lib/{USER}/test"  # writable in the sandbox: the stand-in notes its starts there
 _ENGINE = "/opt/cahoots-vllm/engine"
 _VERSION = "0.32.0"
+_LIBRARIES = "/usr/lib/cahoots-vllm/venv/lib/python3.11/site-packages"
 _SCRIPT = f"""\
 #!/usr/lib/cahoots-vllm/venv/bin/python
 import sys
@@ -26,7 +27,7 @@ sys.exit(main(sys.argv[1:], version="{_VERSION}"))
 """
 _DROP_IN = f"""\
 [Service]
-Environment=FAKE_NVML={_DATA}/gpus.json PYTHONPATH={_PLACE}/fake_nvml
+Environment=FAKE_NVML={_DATA}/gpus.json
 """
 _CONFIG = """\
 [worker]
@@ -60,6 +61,9 @@ def put_in(machine: Machine) -> StandIn:
     machine.run(["mkdir", "-p", _PLACE])
     _copy(machine, _TESTS, "fake_vllm", "fake_nvml")
     _copy(machine, Path(sysconfig.get_paths()["platlib"]), "setproctitle")
+    # In the place of the real one: the service's Python takes no path from its environment.
+    nvml = (_TESTS / "fake_nvml" / "pynvml.py").read_text()
+    machine.write(f"{_LIBRARIES}/pynvml.py", nvml)
     machine.write(f"{_ENGINE}/bin/vllm", _SCRIPT, mode="0755")
     information = f"{_ENGINE}/lib/python3.11/site-packages/vllm-{_VERSION}.dist-info"
     machine.write(f"{information}/METADATA", f"Name: vllm\nVersion: {_VERSION}\n")

@@ -41,5 +41,5 @@ def test_member_of_the_group_and_root_may_swap_and_the_journal_names_them(
     assert users.status()["model"]["serving"] == "org/b"
     uid = machine.say("id", "-u", user)
     said = machine.messages(f"--since=@{since}", f"--unit={UNIT}")
-    assert f"(swap-model) asked for by uid {uid}, pid " in said
+    assert f"(swap-model) asked for by {user} (uid {uid}), pid " in said
     assert users.ctl("swap-model", "--reset", user=user).returncode == 0
