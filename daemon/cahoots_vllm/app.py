@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from cahoots_vllm import __version__
@@ -39,6 +40,7 @@ from cahoots_vllm.core.wire import GROUP
 from cahoots_vllm.ending import Ending, Exit
 from cahoots_vllm.gateway.server import GatewayServer
 from cahoots_vllm.host import cgroup, file_lock, sockets
+from cahoots_vllm.host.blocking import run_blocking
 from cahoots_vllm.host.children import Children, become_subreaper
 from cahoots_vllm.host.engine_options import EngineOptions
 from cahoots_vllm.host.fd_store import FdStore
@@ -52,8 +54,10 @@ from cahoots_vllm.host.watch import FileWatch
 from cahoots_vllm.story import Story
 from cahoots_vllm.watchdog import feed_watchdog
 from cahoots_vllm.worker.leftovers import end_leftovers
+from cahoots_vllm.worker.reap import end_cgroup
 from cahoots_vllm.worker.running import LOCK_NAME, WorkerContext
 
+_END_DEADLINE_S = 20.0
 # Who asks where a file or a signal does.
 _SELF = Caller(os.getuid(), os.getpid())
 _NO_CGROUP = (
@@ -237,6 +241,10 @@ class App:
         self._paths.control_socket.unlink(missing_ok=True)
 
     async def _end_leftovers(self) -> None:
+        """End what cannot be gone on with, also a worker that was started and not yet noted."""
+        if self._cgroup is not None:
+            for path in cgroup.worker_cgroups(self._cgroup):
+                await run_blocking(partial(end_cgroup, path), deadline_s=_END_DEADLINE_S)
         mark = self._state_file.record.worker
         if mark is None:
             return

@@ -59,7 +59,8 @@ class Exit:
         Raises CahootsError (CONFLICT) when they cannot even be loaded: this one stays then.
         """
         self._supervisor.refuse_while_stopping()
-        argv = [sys.executable, "-P", "-c", _TRIAL]
+        # With the same view of the world as ourselves: packaged, without any PYTHONPATH.
+        argv = [sys.executable, "-I" if sys.flags.isolated else "-P", "-c", _TRIAL]
         child = self._children.start(Command(argv, os.environ))
         done, _ = await asyncio.wait({child.exit_status}, timeout=_TRIAL_DEADLINE_S)
         if not done or child.exit_status.result() != 0:

@@ -205,6 +205,11 @@ def test_worker_whose_daemon_does_not_come_back_ends_itself(daemon: Daemon) -> N
     assert "no daemon comes back" in daemon.log.read_text()
 
 
+def test_without_a_cgroup_of_its_own_status_says_what_a_kill_is_worth(daemon: Daemon) -> None:
+    daemon.start_ready()
+    assert daemon.status()["daemon"]["tree_kill"] == "best effort"
+
+
 def test_second_daemon_is_refused(daemon: Daemon) -> None:
     daemon.start_ready()
     first = daemon.process
