@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import daemon_env, demo, engines, venvs
+from . import daemon_env, demo, engines, system_tier, venvs
 from .console import SetupError, complain, say
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -46,6 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         "unit": lambda: _pytest("unit"),
         "integration": lambda: _pytest("integration"),
         "engine": _engine,
+        "system": _system,
     }
     parser = argparse.ArgumentParser(
         prog="packaging/test",
@@ -101,6 +102,20 @@ def _engine() -> Outcome:
         return Outcome("engine", passed=False, closing="not run", skipped=[error.message])
     places = {"CAHOOTS_TEST_ENGINE": str(engine.directory), "CAHOOTS_TEST_MODEL": model}
     return _pytest("engine", places)
+
+
+def _system() -> Outcome:
+    """Run the built package under real systemd, in containers."""
+    reason = system_tier.why_not()
+    if reason is not None:
+        return Outcome("system", passed=True, closing="not run", skipped=[reason])
+    try:
+        with venvs.exclusive(CHECKOUT):
+            places = system_tier.prepare(CHECKOUT)
+    except SetupError as error:
+        complain(error)
+        return Outcome("system", passed=False, closing="not run", skipped=[error.message])
+    return _pytest("system", places)
 
 
 def _pytest(tier: str, places: dict[str, str] | None = None) -> Outcome:

@@ -26,8 +26,9 @@ sys.exit(main(sys.argv[1:], version="{_VERSION}"))
 """
 _DROP_IN = f"""\
 [Service]
-Environment=FAKE_NVML={_DATA}/gpus.json PYTHONPATH={_PLACE}/fake_nvml
+Environment=FAKE_NVML={_DATA}/gpus.json
 """
+_LIBRARIES = "/usr/lib/cahoots-vllm/venv/lib/python3.11/site-packages"
 _CONFIG = """\
 [worker]
 stop_grace_s = 1.0
@@ -60,6 +61,8 @@ def put_in(machine: Machine) -> StandIn:
     machine.run(["mkdir", "-p", _PLACE])
     _copy(machine, _TESTS, "fake_vllm", "fake_nvml")
     _copy(machine, Path(sysconfig.get_paths()["platlib"]), "setproctitle")
+    # In its place: the daemon's Python looks at no PYTHONPATH.
+    machine.run(["cp", f"{_PLACE}/fake_nvml/pynvml.py", f"{_LIBRARIES}/pynvml.py"])
     machine.write(f"{_ENGINE}/bin/vllm", _SCRIPT, mode="0755")
     information = f"{_ENGINE}/lib/python3.11/site-packages/vllm-{_VERSION}.dist-info"
     machine.write(f"{information}/METADATA", f"Name: vllm\nVersion: {_VERSION}\n")

@@ -16,7 +16,7 @@ Wants={READY}
 After={READY}
 [Service]
 Type=oneshot
-ExecStart=/bin/sh -c 'cahootsctl status --json >/run/new.json; mv /run/new.json /run/after-model.json'
+ExecStart=/bin/sh -c 'cahootsctl status --json >/run/new; mv /run/new /run/after-model.json'
 """
 
 _CONSUMER = f"""\
