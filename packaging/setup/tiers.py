@@ -3,14 +3,13 @@
 import argparse
 import os
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import daemon_env, debian_package, demo, engines, service_engines, venvs
+from . import daemon_env, demo, engines, system_tier, venvs
 from .console import SetupError, complain, say
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -106,49 +105,17 @@ def _engine() -> Outcome:
 
 
 def _system() -> Outcome:
-    """Run the tests under real systemd: the package, the engine where it lies as a service."""
-    missing = [name for name in ("systemd-nspawn", "dh", "dbus-daemon") if not shutil.which(name)]
-    if os.geteuid() != 0 or missing:
-        why = f"{', '.join(missing)} not found" if missing else "it boots machines, as root"
-        remedy = "as root: apt install systemd-container debhelper dpkg-dev dbus python3-venv"
-        return Outcome("system", passed=True, closing="not run", skipped=[f"{why} ({remedy})"])
+    """Run the built package under real systemd, in containers."""
+    reason = system_tier.why_not()
+    if reason is not None:
+        return Outcome("system", passed=True, closing="not run", skipped=[reason])
     try:
-        debs = CHECKOUT / "dist" / "test"
-        shutil.rmtree(debs, ignore_errors=True)
-        say("building the package, and one that it is upgraded to")
-        built = debian_package.build("", debs)
-        later = debian_package.build("+1", debs)
-        say("setting up the engine of the machines")
-        layer = _engine_layer()
-        model = os.environ.get("CAHOOTS_TEST_MODEL") or str(demo.directory())
+        with venvs.exclusive(CHECKOUT):
+            places = system_tier.prepare(CHECKOUT)
     except SetupError as error:
         complain(error)
         return Outcome("system", passed=False, closing="not run", skipped=[error.message])
-    places = {
-        "CAHOOTS_TEST_DEB": str(built),
-        "CAHOOTS_TEST_NEXT_DEB": str(later),
-        "CAHOOTS_TEST_ENGINE_LAYER": str(layer),
-        "CAHOOTS_TEST_MODEL": model,
-    }
     return _pytest("system", places)
-
-
-def _engine_layer() -> Path:
-    """Return what is /opt/cahoots-vllm in the machines: made by the program that users run.
-
-    Its scripts name the place where they lie, so it is made there, in a mount namespace.
-    """
-    layer = demo.cache() / "system-test" / "opt-cahoots-vllm"
-    layer.mkdir(parents=True, exist_ok=True)
-    service_engines.ROOT.mkdir(exist_ok=True)
-    script = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
-    command = ["unshare", "--mount", "--propagation=private", "sh", "-c", script, "sh"]
-    command += [str(layer), str(service_engines.ROOT), "/usr/bin/python3", "-S"]
-    command += [str(CHECKOUT / "packaging" / "main.py"), "engine", "install", "--cpu"]
-    if subprocess.run(command, check=False).returncode != 0:
-        message = "the engine of the machines could not be installed"
-        raise SetupError(message, "see above")
-    return layer
 
 
 def _pytest(tier: str, places: dict[str, str] | None = None) -> Outcome:

@@ -1,35 +1,54 @@
-"""The built package: put into a machine, upgraded, removed."""
+"""The package under test: where it is, how it gets into a machine, a later version of it."""
 
 import os
+import re
+import subprocess
+import tempfile
 from pathlib import Path
-
-import pytest
 
 from system.machine import Machine
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "cahoots-vllm"
-# Set by packaging/setup/tiers.py: the package, and one of the same sources with a later version.
-_PLACES = {"this": "CAHOOTS_TEST_DEB", "next": "CAHOOTS_TEST_NEXT_DEB"}
+_MODULE = "usr/lib/cahoots-vllm/venv/lib/python3*/site-packages/cahoots_vllm/__init__.py"
 
 
-def package(which: str = "this") -> Path:
-    """Return the package's file."""
-    given = os.environ.get(_PLACES[which])
-    if given is None or not Path(given).exists():
-        pytest.fail("no package to install: run packaging/test --tier system")
-    return Path(given)
+def find_package() -> Path | None:
+    """Return what packaging/test built, else the last one in dist/, else None."""
+    given = os.environ.get("CAHOOTS_TEST_DEB")
+    if given:
+        return Path(given)
+    built = (ROOT / "dist").glob(f"{NAME}_*.deb")
+    return max(built, key=lambda path: path.stat().st_mtime, default=None)
 
 
-def install(machine: Machine, which: str = "this") -> str:
-    """Install, or upgrade to it; return what was said."""
-    place = f"/root/{package(which).name}"
-    machine.write(place, package(which).read_bytes())
-    env = {"DEBIAN_FRONTEND": "noninteractive"}
-    done = machine.run(["dpkg", "--install", place], env=env)
-    return done.stdout + done.stderr
+def install(machine: Machine, package: Path) -> str:
+    """Install it, or upgrade to it, as a person would; return what apt said."""
+    inside = f"/root/{package.name}"
+    machine.write(inside, package.read_bytes())
+    said = machine.run(
+        ["apt-get", "install", "--yes", "--allow-downgrades", inside],
+        env={"DEBIAN_FRONTEND": "noninteractive", "HOME": "/root"},
+    )
+    machine.run(["rm", inside])
+    return said.stdout + said.stderr
 
 
-def version(machine: Machine) -> str:
-    """Return the installed version."""
-    return machine.say("dpkg-query", "--show", "--showformat=${Version}", NAME)
+def later_version(package: Path, directory: Path) -> Path:
+    """Make the same package with a later version, in seconds: its daemon says so too."""
+    with tempfile.TemporaryDirectory(prefix="cahoots-deb-") as place:
+        _run("dpkg-deb", "--raw-extract", str(package), place)
+        control = Path(place, "DEBIAN", "control")
+        old = re.search(r"^Version: (.*)-(\d+)$", control.read_text(), re.MULTILINE)
+        assert old is not None
+        new = f"{old[1]}+later"
+        control.write_text(control.read_text().replace(old[0], f"Version: {new}-{old[2]}"))
+        for module in Path(place).glob(_MODULE):
+            module.write_text(module.read_text().replace(f'"{old[1]}"', f'"{new}"'))
+        target = directory / f"{NAME}_{new}-{old[2]}.deb"
+        _run("dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", place, str(target))
+    return target
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True)

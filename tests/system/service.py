@@ -33,11 +33,20 @@ class Service:
         default = {"LLM_PROVIDER": "local", "LOCAL_LLM_MODEL": self.model}
         self.env = default | self.env | values
         text = "".join(f"{key}={value}\n" for key, value in self.env.items())
-        self.write_config(".env", text)
+        self.write_config(".env", text, owner=USER)
 
-    def write_config(self, name: str, text: str) -> None:
-        """Write a file below /etc/cahoots-vllm."""
-        self.machine.write(f"{ETC}/{name}", text, owner=f"root:{USER}", mode="0640")
+    def write_config(self, name: str, text: str, *, owner: str = "root") -> None:
+        """Write a file below /etc/cahoots-vllm; `.env` is the service's own, as installed."""
+        self.machine.write(f"{ETC}/{name}", text, owner=f"{owner}:{USER}", mode="0640")
+
+    # --- its life --------------------------------------------------------------------------
+
+    def revive(self) -> None:
+        """Make it run and its model ready, whatever state it is in."""
+        self.machine.systemctl("reset-failed", UNIT, check=False)
+        self.machine.systemctl("start", UNIT)
+        self.ctl("start")
+        self.wait_ready()
 
     # --- what it is told -------------------------------------------------------------------
 

@@ -17,7 +17,6 @@ _PLACE = "/usr/lib/cahoots-test"
 _DATA = f"/var/lib/{USER}/test"  # writable in the sandbox: the stand-in notes its starts there
 _ENGINE = "/opt/cahoots-vllm/engine"
 _VERSION = "0.32.0"
-_LIBRARIES = "/usr/lib/cahoots-vllm/venv/lib/python3.11/site-packages"
 _SCRIPT = f"""\
 #!/usr/lib/cahoots-vllm/venv/bin/python
 import sys
@@ -29,6 +28,7 @@ _DROP_IN = f"""\
 [Service]
 Environment=FAKE_NVML={_DATA}/gpus.json
 """
+_LIBRARIES = "/usr/lib/cahoots-vllm/venv/lib/python3.11/site-packages"
 _CONFIG = """\
 [worker]
 stop_grace_s = 1.0
@@ -61,9 +61,8 @@ def put_in(machine: Machine) -> StandIn:
     machine.run(["mkdir", "-p", _PLACE])
     _copy(machine, _TESTS, "fake_vllm", "fake_nvml")
     _copy(machine, Path(sysconfig.get_paths()["platlib"]), "setproctitle")
-    # In the place of the real one: the service's Python takes no path from its environment.
-    nvml = (_TESTS / "fake_nvml" / "pynvml.py").read_text()
-    machine.write(f"{_LIBRARIES}/pynvml.py", nvml)
+    # In its place: the daemon's Python looks at no PYTHONPATH.
+    machine.run(["cp", f"{_PLACE}/fake_nvml/pynvml.py", f"{_LIBRARIES}/pynvml.py"])
     machine.write(f"{_ENGINE}/bin/vllm", _SCRIPT, mode="0755")
     information = f"{_ENGINE}/lib/python3.11/site-packages/vllm-{_VERSION}.dist-info"
     machine.write(f"{information}/METADATA", f"Name: vllm\nVersion: {_VERSION}\n")
