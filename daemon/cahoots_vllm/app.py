@@ -106,6 +106,7 @@ class App:
         try:
             self._gateway = GatewayServer(self._rotation, settings.gateway, self._listeners.gateway)
         except CahootsError:
+            control.close()
             self._end_listening()
             raise
         has_journal = is_journal_stream(os.environ)

@@ -81,7 +81,7 @@ def test_second_daemon_on_the_same_socket(daemon: Daemon) -> None:
     code, said = daemon.run_to_end()
     daemon.process = first
     assert code == 1
-    assert "another cahoots-vllmd answers there" in said.removeprefix(before)
+    assert "another cahoots-vllmd is running" in said.removeprefix(before)
     assert daemon.says("undisturbed") == "fake: undisturbed"
 
 

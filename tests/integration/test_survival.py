@@ -210,16 +210,6 @@ def test_without_a_cgroup_of_its_own_status_says_what_a_kill_is_worth(daemon: Da
     assert daemon.status()["daemon"]["tree_kill"] == "best effort"
 
 
-def test_second_daemon_is_refused(daemon: Daemon) -> None:
-    daemon.start_ready()
-    first = daemon.process
-    code, said = daemon.run_to_end()
-    daemon.process = first
-    assert code == 1
-    assert "another cahoots-vllmd is running" in said
-    assert daemon.says("me") == "fake: me"
-
-
 # --- replaced in place --------------------------------------------------------------------------
 
 
@@ -282,6 +272,19 @@ def test_stream_under_way_is_finished_before_the_daemon_is_replaced(daemon: Daem
     done = reexec(daemon)
     assert done.returncode == 0, done.stderr
     assert response.read().endswith(b"data: [DONE]\n\n")
+
+
+def test_replacements_leak_no_descriptor(daemon: Daemon) -> None:
+    daemon.start_ready()
+    assert daemon.process is not None
+    place = Path(f"/proc/{daemon.process.pid}/fd")
+    counts = []
+    for _ in range(4):
+        assert reexec(daemon).returncode == 0
+        daemon.wait_phase("ready")
+        time.sleep(0.3)  # what the start opens for a moment
+        counts.append(len(list(place.iterdir())))
+    assert max(counts) - min(counts) <= 1, counts
 
 
 def test_stop_ends_a_worker_that_an_earlier_image_of_the_daemon_started(daemon: Daemon) -> None:
