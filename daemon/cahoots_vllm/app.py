@@ -55,7 +55,7 @@ from cahoots_vllm.story import Story
 from cahoots_vllm.watchdog import feed_watchdog
 from cahoots_vllm.worker.leftovers import end_leftovers
 from cahoots_vllm.worker.reap import end_cgroup
-from cahoots_vllm.worker.running import LOCK_NAME, WorkerContext
+from cahoots_vllm.worker.running import WorkerContext
 
 _END_DEADLINE_S = 20.0
 # Who asks where a file or a signal does.
@@ -98,7 +98,7 @@ class App:
         # The longest name a worker's socket can get.
         sockets.check_path_length(paths.runtime_dir / "worker-999999999.sock")
         sockets.private_directory(paths.runtime_dir, mode=0o755 if paths.is_system else 0o700)
-        self._lock = file_lock.hold(paths.runtime_dir / LOCK_NAME)
+        self._lock = file_lock.hold(paths.runtime_dir)
         self._listeners = sockets.Listeners(self.store)
         control = self._listeners.control(
             paths.control_socket, mode=0o660, group=GROUP if paths.is_system else None

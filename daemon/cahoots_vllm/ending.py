@@ -52,6 +52,7 @@ class Exit:
         self._notifier = notifier
         self._children = children
         self._asked: asyncio.Queue[signal.Signals | Ending] = asyncio.Queue()
+        self._signal = ""
 
     async def replace(self) -> None:
         """Let this process become a daemon made anew from the files on disk; the worker goes on.
@@ -92,7 +93,7 @@ class Exit:
         asked = await self._asked.get()
         if isinstance(asked, Ending):
             return asked
-        _LOG.info("told to end: %s", asked.name)
+        self._signal = asked.name
         return Ending.RESTARTED if await self._is_restarted() else Ending.STOPPED
 
     async def _is_restarted(self) -> bool:
@@ -125,7 +126,7 @@ class Exit:
 
     async def _stop(self) -> None:
         self._notifier.stopping()
-        _LOG.info("stopping; a second signal cuts requests off")
+        _LOG.info("stopping on %s; a second one cuts requests off", self._signal)
         stopping = asyncio.ensure_future(self._supervisor.shut_down())
         while not stopping.done():
             again = asyncio.ensure_future(self._asked.get())

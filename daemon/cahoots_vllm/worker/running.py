@@ -25,7 +25,6 @@ from cahoots_vllm.worker.output import LineSink, OutputPump, line_file
 from cahoots_vllm.worker.tree import WorkerTree
 
 _PIPE_BYTES = 1 << 20  # nobody reads while the daemon restarts; an unprivileged user may have 1 MiB
-LOCK_NAME = "daemon.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +173,7 @@ def _start_minder(
     if mark is None:
         return None  # gone already
     argv = [sys.executable, "-I", "-m", "cahoots_vllm.worker.minder"]
-    argv += [str(context.runtime_dir / LOCK_NAME), str(pid), str(mark.started)]
+    argv += [str(context.runtime_dir), str(pid), str(mark.started)]
     argv += [str(context.settings.orphan_timeout_s)]
     argv += [str(cgroup.path)] if cgroup is not None else []
     path = cgroup.path if cgroup is not None else None

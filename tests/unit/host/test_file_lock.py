@@ -10,7 +10,9 @@ from cahoots_vllm.host.file_lock import hold, is_held
 
 
 def test_second_holder_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
-    path = tmp_path / "lock"
+    path = tmp_path / "runtime"
+    assert not is_held(path)
+    path.mkdir()
     assert not is_held(path)
     descriptor = hold(path)
     assert is_held(path)
@@ -23,6 +25,6 @@ def test_second_holder_is_refused_until_the_first_is_gone(tmp_path: Path) -> Non
 
 
 def test_child_does_not_keep_it(tmp_path: Path) -> None:
-    descriptor = hold(tmp_path / "lock")
+    descriptor = hold(tmp_path)
     assert not os.get_inheritable(descriptor)
     os.close(descriptor)
