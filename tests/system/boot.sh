@@ -1,6 +1,6 @@
 #!/bin/sh
-# Boots systemd in a container over an overlay of the running root. Run by machine.py in a mount
-# namespace of its own: whatever is mounted here is gone with its last process, killed or not.
+# Boots systemd in a container over an overlay of the running root. Run by container.py in pid and
+# mount namespaces of its own: all of it is gone with this process, killed or not.
 #   boot.sh DIRECTORY NAME [--lower=SOURCE:TARGET | --bind=SOURCE:TARGET]... [-- NSPAWN_OPTION...]
 set -eu
 place=$1 name=$2
@@ -15,6 +15,8 @@ overlay() {
     mount -t overlay overlay -o "$options" "$2"
 }
 overlay / "$root" root
+# What container images have so that packages start and stop nothing; a machine has none.
+rm -f "$root/usr/sbin/policy-rc.d"
 
 number=0
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
@@ -36,18 +38,17 @@ if [ ! -d /run/systemd/system ]; then
     for tree in /sys/fs/cgroup /sys/fs/cgroup/unified /sys/fs/cgroup/systemd; do
         if [ -e "$tree/cgroup.procs" ]; then
             mkdir "$tree/$name"
-            echo $$ >"$tree/$name/cgroup.procs"
+            echo 0 >"$tree/$name/cgroup.procs"
         fi
     done
     set -- --keep-unit "$@"
 fi
 
-# The container does not outlive this shell, nor this shell the tests (container.py): --pdeathsig.
 # 133: it is to be booted again, says systemd-nspawn, which leaves that to us with --keep-unit.
 code=133
 while [ $code -eq 133 ]; do
     code=0
-    setpriv --pdeathsig KILL systemd-nspawn --quiet --directory="$root" --machine="$name" \
-        --boot --register=no --link-journal=no --console=pipe "$@" || code=$?
+    systemd-nspawn --quiet --directory="$root" --machine="$name" --boot --register=no \
+        --link-journal=no --console=pipe "$@" || code=$?
 done
 exit $code

@@ -1,15 +1,15 @@
 """Boots a machine (boot.sh) and leaves nothing of it behind."""
 
+import functools
 import os
 import secrets
-import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from system.machine import PATIENCE_S, Machine, find_leader
+from system.machine import PATIENCE_S, Machine, wait_for
 
 _BOOT = Path(__file__).with_name("boot.sh")
 _CGROUPS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd")
@@ -39,7 +39,9 @@ def booted(
         options.append("--system-call-filter=bpf")
     with tempfile.TemporaryDirectory(prefix=f"{name}-") as place:
         console = Path(f"{place}.log")
+        # The kernel ends a pid namespace with its first process, and that with the tests.
         command = ["setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--propagation=private"]
+        command += ["--pid", "--fork", "--kill-child", "--mount-proc"]
         with console.open("wb") as log:
             boot = subprocess.Popen(
                 [*command, "--", str(_BOOT), place, name, *words, "--", *options],
@@ -48,7 +50,8 @@ def booted(
         try:
             yield _up(boot, console)
         finally:
-            _end(boot)
+            boot.kill()
+            boot.wait(PATIENCE_S)
             console.unlink()
             _forget(name)
 
@@ -61,24 +64,18 @@ def _up(boot: subprocess.Popen[bytes], console: Path) -> Machine:
         raise AssertionError(message) from error
 
 
-def _end(boot: subprocess.Popen[bytes]) -> None:
-    leader = find_leader(boot.pid)
-    if leader is None:
-        boot.kill()
-    else:
-        # Its PID 1 takes every process of the container with it.
-        with suppress(ProcessLookupError):
-            os.kill(leader, signal.SIGKILL)
-    boot.wait(PATIENCE_S)
-
-
 def _forget(name: str) -> None:
-    """Remove the empty directories that a container leaves on the host."""
+    """Remove the directories that a container leaves on the host, once it has ended."""
     for root in _CGROUPS:
         top = Path(root) / name
-        for group in sorted((p for p in top.rglob("*") if p.is_dir()), reverse=True):
-            group.rmdir()
-        if top.is_dir():
-            top.rmdir()
+        wait_for(functools.partial(_is_removed, top), what=f"{top} is empty")
     with suppress(OSError):
         Path(f"/run/systemd/nspawn/propagate/{name}").rmdir()
+
+
+def _is_removed(top: Path) -> bool:
+    with suppress(OSError):  # a process that was killed is not gone yet
+        for group in sorted((p for p in top.rglob("*") if p.is_dir()), reverse=True):
+            group.rmdir()
+        top.rmdir()
+    return not top.exists()

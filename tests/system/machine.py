@@ -229,16 +229,25 @@ class Machine:
 
 
 def find_leader(boot: int) -> int | None:
-    """Return the pid of a container's PID 1, below systemd-nspawn, below boot.sh; None: not yet."""
-    for nspawn in _children(boot, "systemd-nspawn"):
-        for leader in _children(nspawn, "systemd"):
-            return leader
+    """Return the pid of a container's PID 1, systemd-nspawn's child below `boot`; None: not yet."""
+    level = _children(boot)
+    while level:
+        for nspawn in (pid for pid in level if _name(pid) == "systemd-nspawn"):
+            # Another child, at first: systemd-nspawn itself, which makes PID 1.
+            return next((pid for pid in _children(nspawn) if _name(pid) == "systemd"), None)
+        level = [child for pid in level for child in _children(pid)]
     return None
 
 
-def _children(pid: int, name: str) -> list[int]:
+def _children(pid: int) -> list[int]:
     try:
-        words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return [int(w) for w in words if Path(f"/proc/{w}/comm").read_text().strip() == name]
+        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
     except (FileNotFoundError, ProcessLookupError):
         return []  # ended while we looked
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""  # as above
