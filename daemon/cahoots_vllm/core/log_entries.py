@@ -71,7 +71,8 @@ class LogEntries:
     def add(self, text: str, now: float) -> list[Entry]:
         """Return the entries that are whole with this line; `now` in seconds."""
         line = parse_line(text)
-        header = text[: len(text) - len(line.message)] if line.message else text
+        # Without the blank before the message: a record's empty line ends without it.
+        header = text[: len(text) - len(line.message)].rstrip()
         speaker = f"{line.process}/{line.pid}"
         entry = self._open.get(speaker)
         if entry is not None and _continues(entry, line, header):

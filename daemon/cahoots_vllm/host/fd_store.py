@@ -22,7 +22,10 @@ class FdStore:
     ) -> None:
         """Take what was inherited, out of `environ` too; `send` tells the service manager."""
         self._send = send
-        self._found = _carried(environ) or _listened(environ)
+        carried = _carried(environ)
+        # Whether this process was another daemon before, and systemd knows of no restart.
+        self.is_carried = bool(carried)
+        self._found = carried or _listened(environ)
         self._kept: dict[str, list[int]] = {}
         for name in (_CARRIED, *_LISTEN):
             environ.pop(name, None)

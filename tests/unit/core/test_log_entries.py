@@ -57,6 +57,12 @@ def test_traceback_in_the_engines_log_is_one_entry() -> None:
     assert (said[0].priority, said[0].pid) == (ERROR, "7")
 
 
+def test_empty_line_of_a_record_stays_in_it() -> None:
+    head = f"(EngineCore pid=7) ERROR {AT} [core.py:1510]"
+    said = entries(f"{head} It failed:", head, f"{head} the end")
+    assert [entry.text for entry in said] == [f"{head} It failed:\n\nthe end"]
+
+
 def test_bare_traceback_with_its_chain_is_one_entry() -> None:
     lines = [
         "Traceback (most recent call last):",
