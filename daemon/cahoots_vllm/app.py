@@ -104,7 +104,7 @@ class App:
             paths.control_socket, mode=0o660, group=GROUP if paths.is_system else None
         )
         try:
-            self._gateway = GatewayServer(self._rotation, settings.gateway, self._listeners.gateway)
+            self._gateway = GatewayServer(self._rotation, settings.gateway, self._listeners)
         except CahootsError:
             control.close()
             self._end_listening()

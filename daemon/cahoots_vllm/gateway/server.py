@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Protocol
 
 from aiohttp import web
 
@@ -16,6 +17,18 @@ _SHUTDOWN_S = 2.0
 _MAX_HEADER_BYTES = 64 * 1024
 
 
+class Listeners(Protocol):
+    """Where listening sockets come from (host.sockets)."""
+
+    def gateway(self, hosts: tuple[str, ...], port: int) -> list[socket.socket]:
+        """Return a socket for each address. Raises CahootsError, and nothing has changed then."""
+        ...
+
+    def retire(self) -> None:
+        """Let go of the addresses that were not asked for last."""
+        ...
+
+
 class GatewayServer:
     """The gateway on its listening sockets."""
 
@@ -23,13 +36,9 @@ class GatewayServer:
         self,
         rotation: Rotation,
         settings: GatewaySettings,
-        listen: Callable[[tuple[str, ...], int], list[socket.socket]],
+        listeners: Listeners,
     ) -> None:
-        """Nothing is served before `start`; connections wait from now on.
-
-        `listen` returns a socket for each address, and leaves those it returned before. It raises
-        CahootsError.
-        """
+        """Nothing is served before `start`; connections wait from now on. Raises CahootsError."""
         self._rotation = rotation
         self._proxy = Proxy(rotation, settings)
         self._sites: list[web.SockSite] = []
@@ -51,13 +60,14 @@ class GatewayServer:
             max_line_size=_MAX_HEADER_BYTES,
             max_field_size=_MAX_HEADER_BYTES,
         )
-        self._listen = listen
-        self._listeners = listen(settings.listen, settings.port)
+        self._listeners = listeners
+        self._first = listeners.gateway(settings.listen, settings.port)
 
     async def start(self) -> None:
         """Answer from now on."""
         await self._runner.setup()
-        self._sites = await self._serve(self._listeners)
+        self._sites = await self._serve(self._first)
+        self._listeners.retire()
 
     async def apply(self, settings: GatewaySettings) -> None:
         """Take new settings; connections that are open stay open.
@@ -71,8 +81,9 @@ class GatewayServer:
 
     async def _rebind(self, new: GatewaySettings) -> None:
         left = self._sites
-        self._sites = await self._serve(self._listen(new.listen, new.port))
+        self._sites = await self._serve(self._listeners.gateway(new.listen, new.port))
         await _leave(left)
+        self._listeners.retire()
 
     async def _serve(self, listeners: list[socket.socket]) -> list[web.SockSite]:
         sites = [web.SockSite(self._runner, listener) for listener in listeners]

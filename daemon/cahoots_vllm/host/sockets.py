@@ -123,27 +123,35 @@ class Listeners:
         self._store = store
         self._control = _sockets(store.take("control"))
         self._tcp = {_place(listener): listener for listener in _sockets(store.take("gateway"))}
+        self._old: list[socket.socket] = []
 
     def control(self, path: Path, *, mode: int, group: str | None) -> socket.socket:
         """Return the control socket, listening; the caller's own copy. Raises CahootsError."""
-        kept = [s for s in self._control if s.getsockname() == str(path) and path.is_socket()]
+        is_there = path.is_socket()
+        kept = [s for s in self._control if s.getsockname() == str(path) and is_there][:1]
+        _shut(listener for listener in self._control if listener not in kept)
         listener = kept[0] if kept else listen_unix(path, mode=mode, group=group)
         self._keep("control", [listener])
         self._control = [listener]
         return listener.dup()
 
     def gateway(self, hosts: tuple[str, ...], port: int) -> list[socket.socket]:
-        """Listen on these addresses, and on the others no longer; return the caller's own copies.
+        """Listen on these addresses; return the caller's own copies.
 
-        An address family that the host lacks is left out. Raises CahootsError (CONFLICT when the
-        port is taken, BAD_SETTINGS when no address is left), and nothing has changed then.
+        The others are listened on until `retire`. An address family that the host lacks is left
+        out. Raises CahootsError (CONFLICT when the port is taken, BAD_SETTINGS when no address is
+        left), and nothing has changed then.
         """
         wanted = listen_tcp(hosts, port, self._tcp)
-        old = [listener for listener in self._tcp.values() if listener not in wanted]
+        self._old += [listener for listener in self._tcp.values() if listener not in wanted]
         self._tcp = {_place(listener): listener for listener in wanted}
         self._keep("gateway", wanted)
-        _shut(old)
         return [listener.dup() for listener in wanted]
+
+    def retire(self) -> None:
+        """Refuse connections to addresses that are no longer wanted; nobody may accept there."""
+        _shut(self._old)
+        self._old = []
 
     def _keep(self, name: str, listeners: list[socket.socket]) -> None:
         self._store.drop(name)
@@ -154,8 +162,8 @@ class Listeners:
         """Refuse connections from now on: the daemon will not be back."""
         for name in ("control", "gateway"):
             self._store.drop(name)
-        _shut([*self._control, *self._tcp.values()])
-        self._control, self._tcp = [], {}
+        _shut([*self._control, *self._tcp.values(), *self._old])
+        self._control, self._tcp, self._old = [], {}, []
 
 
 def _sockets(descriptors: Iterable[int]) -> list[socket.socket]:

@@ -19,6 +19,19 @@ _OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 @dataclass
+class Given:
+    """Has one listening socket to give."""
+
+    listener: socket.socket
+
+    def gateway(self, _hosts: tuple[str, ...], _port: int) -> list[socket.socket]:
+        return [self.listener]
+
+    def retire(self) -> None:
+        return
+
+
+@dataclass
 class Upstream:
     """A worker's socket; `answer` is sent once a request is there, after so many hang-ups."""
 
@@ -74,7 +87,7 @@ async def running(**settings: float) -> AsyncIterator[Front]:
         gateway = GatewayServer(
             rotation,
             GatewaySettings(**settings),  # type: ignore[arg-type] # their types are the test's
-            lambda _hosts, _port: [listener],
+            Given(listener),
         )
         await gateway.start()
         server = await asyncio.start_unix_server(upstream.serve, upstream.uds)
