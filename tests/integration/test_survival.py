@@ -108,7 +108,8 @@ def test_worker_that_died_with_its_daemon_is_replaced(daemon: Daemon) -> None:
     for pid in tree:
         os.kill(pid, signal.SIGKILL)
     wait_for(lambda: not set(tree) & set(living()))
-    daemon.start_ready()
+    daemon.start()
+    daemon.wait_generation(2)
     assert daemon.started() == 2
     assert daemon.cause() is not None
     assert daemon.says("anew") == "fake: anew"
