@@ -196,10 +196,10 @@ class App:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, self._children.reap_orphans)
         self._events.listen(Story(self._notifier.status, self._worker_log.phase).tell)
-        if self._supervisor.find_worker():
+        if self._supervisor.find_worker() and (worker := self._supervisor.worker) is not None:
             # A warning where systemd has just warned of "left-over" processes: it is them.
             level = logging.INFO if self.store.is_carried else logging.WARNING
-            _LOG.log(level, "going on with the last daemon's worker, pid %s", self._supervisor.pid)
+            _LOG.log(level, "going on with the last daemon's worker, pid %s", worker.pid)
         else:
             await self._end_leftovers()
         self.store.close_rest()

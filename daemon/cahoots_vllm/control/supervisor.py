@@ -57,12 +57,6 @@ class Supervisor:
         """The worker that exists."""
         return self._effects.worker
 
-    @property
-    def pid(self) -> int | None:
-        """The pid of the worker that exists."""
-        worker = self.worker
-        return worker.pid if worker is not None else None
-
     async def run(self) -> None:
         """Start what is wanted and handle events until cancelled."""
         try:
