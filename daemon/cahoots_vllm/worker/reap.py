@@ -1,6 +1,6 @@
 """Ends the workers of a daemon that will not come back: the unit's `ExecStopPost=`.
 
-`python -I -m cahoots_vllm.worker.reap RUNTIME_DIR`, run by systemd in the unit's cgroup after each
+`python -I -m cahoots_vllm.worker.reap`, run by systemd in the unit's cgroup after each
 end of the daemon. Does nothing where systemd is about to start the daemon again: it will find its
 worker. Standard library only, since it stands between an end and the next start.
 """
