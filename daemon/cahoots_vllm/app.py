@@ -53,7 +53,7 @@ from cahoots_vllm.host.paths import Paths
 from cahoots_vllm.host.watch import FileWatch
 from cahoots_vllm.story import Story
 from cahoots_vllm.watchdog import feed_watchdog
-from cahoots_vllm.worker.leftovers import end_leftovers
+from cahoots_vllm.worker.leftovers import end_leftovers, end_marked
 from cahoots_vllm.worker.reap import end_cgroup
 from cahoots_vllm.worker.running import WorkerContext
 
@@ -99,6 +99,7 @@ class App:
         sockets.check_path_length(paths.runtime_dir / "worker-999999999.sock")
         sockets.private_directory(paths.runtime_dir, mode=0o755 if paths.is_system else 0o700)
         self._lock = file_lock.hold(paths.runtime_dir)
+        self._handover = Handover(paths.runtime_dir / "handover.json")
         self._listeners = sockets.Listeners(self.store)
         control = self._listeners.control(
             paths.control_socket, mode=0o660, group=GROUP if paths.is_system else None
@@ -174,7 +175,7 @@ class App:
             gate=Gate(gpus, f"{self._paths.runtime_dir}#"),
             learned=self._learned,
             state_file=self._state_file,
-            handover=Handover(self._paths.runtime_dir / "handover.json"),
+            handover=self._handover,
             logs=logs,
             worker_log=self._worker_log,
         )
@@ -215,11 +216,14 @@ class App:
             ending = await self._exit.wait()
             for task in reversed(running):
                 task.cancel()
+        if ending is Ending.REPLACED:
+            self._exit.hand_on_signals()
         self._worker_log.close()
         await self._gateway.stop()
         await self._api.stop()
         if ending is Ending.STOPPED:
             self._end_listening()
+            self._handover.clear()
         return ending
 
     def _begin(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
@@ -248,10 +252,10 @@ class App:
         if self._cgroup is not None:
             for path in cgroup.worker_cgroups(self._cgroup):
                 await run_blocking(partial(end_cgroup, path), deadline_s=_END_DEADLINE_S)
+        count = await end_marked(f"{self._paths.runtime_dir}#")
         mark = self._state_file.record.worker
-        if mark is None:
-            return
-        count = await end_leftovers(mark)
+        if mark is not None:
+            count += await end_leftovers(mark)
         if count:
             _LOG.warning("ended %d processes that an earlier daemon left behind", count)
         self._state_file.save(worker=None)

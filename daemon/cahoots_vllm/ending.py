@@ -7,6 +7,7 @@ import signal
 import sys
 from contextlib import suppress
 from enum import Enum, auto
+from pathlib import Path
 
 from cahoots_vllm.control.rotation import Rotation
 from cahoots_vllm.control.supervisor import Supervisor
@@ -21,6 +22,8 @@ _JOB_DEADLINE_S = 5.0
 _TRIAL_DEADLINE_S = 30.0
 _EXTEND_EVERY_S = 5.0
 _EXTENSION_S = 20.0
+_LOOK_S = 0.1
+_ENDS = (signal.SIGTERM, signal.SIGINT)
 _TRIAL = "import cahoots_vllm.main, cahoots_vllm.app"
 _LOG = logging.getLogger("cahoots_vllm")
 
@@ -53,6 +56,7 @@ class Exit:
         self._children = children
         self._asked: asyncio.Queue[signal.Signals | Ending] = asyncio.Queue()
         self._signal = ""
+        self._is_leaving = False
 
     async def replace(self) -> None:
         """Let this process become a daemon made anew from the files on disk; the worker goes on.
@@ -60,24 +64,39 @@ class Exit:
         Raises CahootsError (CONFLICT) when they cannot even be loaded: this one stays then.
         """
         self._supervisor.refuse_while_stopping()
-        # With the same view of the world as ourselves: packaged, without any PYTHONPATH.
-        argv = [sys.executable, "-I" if sys.flags.isolated else "-P", "-c", _TRIAL]
-        child = self._children.start(Command(argv, os.environ))
-        done, _ = await asyncio.wait({child.exit_status}, timeout=_TRIAL_DEADLINE_S)
-        if not done or child.exit_status.result() != 0:
-            child.send_signal(signal.SIGKILL)
+        if self._is_leaving:
             raise CahootsError(
-                Kind.CONFLICT,
-                "the daemon on disk cannot be loaded, so this one stays",
-                "see why in its log (journalctl -u cahoots-vllm), and mend the installation",
+                Kind.CONFLICT, "the daemon is being replaced already", "wait for it to be back"
             )
+        self._is_leaving = True
+        # With the same view of the world as ourselves: packaged, without any PYTHONPATH.
+        python = [sys.executable, "-I" if sys.flags.isolated else "-P"]
+        for argv, remedy in (
+            (["-c", _TRIAL], "mend the installation"),
+            (["-m", "cahoots_vllm.main", *sys.argv[1:], "--check"], "mend the settings"),
+        ):
+            if not await self._succeeds([*python, *argv]):
+                self._is_leaving = False
+                raise CahootsError(
+                    Kind.CONFLICT,
+                    "the daemon on disk would not start, so this one stays",
+                    f"see why in its log (journalctl -u cahoots-vllm), and {remedy}",
+                )
         self._asked.put_nowait(Ending.REPLACED)
+
+    async def _succeeds(self, argv: list[str]) -> bool:
+        child = self._children.start(Command(argv, os.environ, cwd=str(Path.cwd())))
+        done, _ = await asyncio.wait({child.exit_status}, timeout=_TRIAL_DEADLINE_S)
+        child.send_signal(signal.SIGKILL)
+        return bool(done) and child.exit_status.result() == 0
 
     async def wait(self) -> Ending:
         """Return when the worker has ended, or the last request before it is left alone."""
         loop = asyncio.get_running_loop()
-        for signum in (signal.SIGTERM, signal.SIGINT):
+        for signum in _ENDS:
             loop.add_signal_handler(signum, self._asked.put_nowait, signum)
+        # Those that came while this process was becoming another daemon.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
         ending = await self._next()
         extending = asyncio.ensure_future(self._extend())
         try:
@@ -108,21 +127,41 @@ class Exit:
         return False
 
     async def _leave(self, ending: Ending) -> Ending:
-        """Finish what is under way; another signal cuts it short, or makes it a stop."""
+        """Finish what is under way; a signal cuts it short, or makes it a stop."""
         said = "restarting" if ending is Ending.RESTARTED else "becoming the daemon on disk"
         _LOG.info("%s; the worker goes on, new requests wait a moment", said)
-        self._supervisor.leaves_worker = True
-        timeout_s = self._supervisor.settings.gateway.drain_timeout_s
-        leaving = asyncio.ensure_future(self._gateway.leave(timeout_s))
+        self._supervisor.leaves_worker = self._is_leaving = True
+        leaving = asyncio.ensure_future(self._finish())
         again = asyncio.ensure_future(self._next())
         await asyncio.wait((leaving, again), return_when=asyncio.FIRST_COMPLETED)
-        if again.done() and again.result() is Ending.STOPPED:
-            ending = Ending.STOPPED
+        if again.done():
+            ending = again.result()
         for task in (leaving, again):
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
         return ending
+
+    async def _finish(self) -> None:
+        """Wait for who waits here: a model that is loading, an operation; then for requests.
+
+        Connections are accepted until the requests that need a model have one.
+        """
+        settings, now = self._supervisor.settings.gateway, asyncio.get_running_loop().time
+        deadline = now() + settings.hold_timeout_s
+        while now() < deadline:
+            if not self._rotation.held and self._supervisor.operations.running is None:
+                break
+            await asyncio.sleep(_LOOK_S)
+        await self._gateway.leave(settings.drain_timeout_s)
+
+    def hand_on_signals(self) -> None:
+        """Keep signals pending from now on, those not acted on yet too, over an exec."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
+        while not self._asked.empty():
+            asked = self._asked.get_nowait()
+            if isinstance(asked, signal.Signals):
+                os.kill(os.getpid(), asked)
 
     async def _stop(self) -> None:
         self._notifier.stopping()

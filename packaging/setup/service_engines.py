@@ -19,6 +19,7 @@ from .preflight import require_space
 
 ROOT = Path("/opt/cahoots-vllm")
 CACHE = Path("/var/cache/cahoots-vllm")
+USER = "cahoots-vllm"
 CTL = "/usr/bin/cahootsctl"
 
 DESCRIPTION = """\
@@ -208,9 +209,7 @@ def _ensure_demo(engine: engines.Engine) -> None:
     if not CACHE.is_dir():
         say(f"      not made: {CACHE} is not there (it comes with the package cahoots-vllm)")
         return
-    models = CACHE / "models"
-    models.mkdir(exist_ok=True)
-    demo.ensure(engine, models / demo.NAME)
+    demo.ensure(engine, CACHE / "models" / demo.NAME, USER)
 
 
 def _list(shelf: Shelf) -> int:

@@ -162,7 +162,7 @@ class Effects:
         devices = used_devices(asked, os.environ, self._devices)
         return memory_key(goal, asked, settings.engine.version, devices)
 
-    def find_again(self, left: Left, settings: Settings) -> bool:
+    def find_again(self, left: Left, mark: WorkerMark, settings: Settings) -> bool:
         """Find the worker that an earlier daemon left; False: nobody can go on with it.
 
         Requests are sent to it from now on if it served; `go_on` watches it.
@@ -172,9 +172,11 @@ class Effects:
             return False
         worker = self._worker(live.generation, live.plan.launch, settings)
         is_ready = live.stage is Stage.READY
-        if not worker.find_again(left.mark, is_ready=is_ready):
+        if not worker.find_again(mark, is_ready=is_ready):
             return False
         self._found = worker
+        for text in worker.recent_lines():
+            self._log_line(worker.generation, text)
         self._parts.release.before = dict(left.gpu_memory)
         if is_ready and worker.is_running:
             self._parts.rotation.admit(worker.generation, worker.uds)
@@ -261,9 +263,12 @@ class Effects:
     def _report_start(self, progress: StartProgress) -> None:
         self._on_progress(progress.sub_phase, progress.fraction)
 
-    def _log(self, generation: int, text: str) -> None:
+    def _log_line(self, generation: int, text: str) -> None:
         level = parse_line(text).level
         self._parts.logs.add("worker", text, level=level, generation=generation)
+
+    def _log(self, generation: int, text: str) -> None:
+        self._log_line(generation, text)
         self._parts.worker_log.line(generation, text)
 
     async def _drain(self, generation: int, timeout_s: float) -> None:

@@ -1,7 +1,7 @@
-"""What the next daemon needs to go on with this one's worker, on the runtime directory's tmpfs.
+"""What the next daemon needs to go on where this one was, on the runtime directory's tmpfs.
 
-Written at each step, since a killed daemon writes nothing at its end. Holds no secret: a launch
-spec has none.
+Written at each step, since a killed daemon writes nothing at its end. Gone after a clean stop: a
+start is a start. Holds no secret: a launch spec has none.
 """
 
 from contextlib import suppress
@@ -13,60 +13,82 @@ from pydantic import TypeAdapter
 from cahoots_vllm.core.state import State
 from cahoots_vllm.core.takeover import taken_over
 from cahoots_vllm.host.files import write_atomically
+from cahoots_vllm.host.process_tree import boot_id
 from cahoots_vllm.worker.leftovers import WorkerMark
+
+_VERSION = 1  # another one where a field gets another meaning; new fields have defaults
 
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A worker that may still run, and how things stood; times count from the boot in `mark`.
+    """How things stood, and the worker that may still run; times count from this `boot`.
 
+    `was_local`: a model was wanted on this host, so a goal of none was a person's stop.
     `gpu_memory`: bytes used on each GPU before the worker started.
     """
 
-    mark: WorkerMark
+    version: int
+    boot: str
     state: State
+    was_local: bool
+    mark: WorkerMark | None = None
     gpu_memory: tuple[tuple[int, int], ...] = ()
 
 
 class Handover:
-    """The file; its content is valid for this boot only."""
+    """The file."""
 
     def __init__(self, path: Path) -> None:
         """`path` need not exist."""
         self._path = path
         self._adapter = TypeAdapter(Left)
+        self._boot = boot_id()
         self._left: Left | None = None
 
     def read(self) -> Left | None:
-        """Return what an earlier daemon left, None where there is nothing to go on with.
+        """Return what an earlier daemon of this boot left, None where there is nothing to go on.
 
         A file that cannot be read, e.g. of a version with another idea of a state, is none.
         """
         with suppress(OSError, ValueError):  # a ValidationError is a ValueError
             left = self._adapter.validate_json(self._path.read_bytes())
-            state = taken_over(left.state)
-            if state is not None and state.live is not None:
-                is_same = state.live.generation == left.mark.generation
-                self._left = replace(left, state=state) if is_same else None
+            if (left.version, left.boot) == (_VERSION, self._boot) and _is_whole(left):
+                self._left = replace(left, state=taken_over(left.state))
         return self._left
 
     def started(self, mark: WorkerMark, state: State, gpu_memory: dict[int, int]) -> None:
         """Keep a worker that was just started."""
-        self._write(Left(mark, state, tuple(gpu_memory.items())))
+        memory = tuple(gpu_memory.items())
+        self._write(Left(_VERSION, self._boot, state, was_local=True, mark=mark, gpu_memory=memory))
 
-    def step(self, state: State) -> None:
-        """Keep how things stand now; without its worker there is nothing to hand over."""
-        if self._left is None:
-            return
-        is_there = state.live is not None and state.live.generation == self._left.mark.generation
-        self._write(replace(self._left, state=state) if is_there else None)
+    def step(self, state: State, *, is_local: bool) -> None:
+        """Keep how things stand now."""
+        left = self._left or Left(_VERSION, self._boot, state, is_local)
+        is_there = state.live is not None and _is_of(left.mark, state)
+        mark = left.mark if is_there else None
+        self._write(replace(left, state=state, was_local=is_local, mark=mark))
 
-    def _write(self, left: Left | None) -> None:
+    def clear(self) -> None:
+        """Leave nothing: the daemon has ended for good."""
+        self._left = None
+        self._path.unlink(missing_ok=True)
+
+    def _write(self, left: Left) -> None:
         if left == self._left:
             return
-        self._left = left
-        with suppress(OSError):  # full: the next daemon ends the worker and starts it anew
-            if left is None:
+        try:
+            write_atomically(self._path, self._adapter.dump_json(left).decode())
+        except OSError:  # full: the next daemon begins anew; what is there is of the past
+            with suppress(OSError):
                 self._path.unlink(missing_ok=True)
-            else:
-                write_atomically(self._path, self._adapter.dump_json(left).decode())
+        else:
+            self._left = left
+
+
+def _is_of(mark: WorkerMark | None, state: State) -> bool:
+    return mark is not None and state.live is not None and state.live.generation == mark.generation
+
+
+def _is_whole(left: Left) -> bool:
+    """Whether the worker in the state, if any, is the one that the mark is of."""
+    return left.state.live is None or _is_of(left.mark, left.state)

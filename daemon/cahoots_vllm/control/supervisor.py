@@ -13,6 +13,7 @@ from pathlib import Path
 from cahoots_vllm.control.announcer import Announcer
 from cahoots_vllm.control.cure import CureWatch
 from cahoots_vllm.control.effects import Effects, Parts
+from cahoots_vllm.control.handover import Left
 from cahoots_vllm.control.operation import Before, Caller, Operation, Problem, Target
 from cahoots_vllm.control.operations import Operations
 from cahoots_vllm.control.refusal import check_may_start, check_name, refusal
@@ -23,7 +24,7 @@ from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.lifecycle import step
 from cahoots_vllm.core.settings import Settings, make_launch_spec
 from cahoots_vllm.core.state import State
-from cahoots_vllm.core.takeover import first_event
+from cahoots_vllm.core.takeover import first_event, without_worker
 from cahoots_vllm.worker.leftovers import WorkerMark
 from cahoots_vllm.worker.process import Worker
 
@@ -47,8 +48,7 @@ class Supervisor:
         self._tasks = asyncio.TaskGroup()
         self._is_settled = asyncio.Event()
         self._is_shutting_down = False
-        self._is_found = False
-        self._beat: asyncio.Future[None] | None = None
+        self._left: Left | None = None
         # Whether the worker may outlive this daemon by an error: another one will find it.
         self.leaves_worker = False
 
@@ -62,9 +62,12 @@ class Supervisor:
         try:
             async with self._tasks:
                 goal = self._goal(self.settings) if self.settings.is_local else None
-                if self._is_found:
+                if self._left is not None:
                     self._effects.go_on(self.settings, self._tasks)
-                self._handle(first_event(self.state, goal) if self._is_found else Want(goal))
+                    local = self._left.was_local
+                    self._handle(first_event(self.state, goal, was_local=local))
+                else:
+                    self._handle(Want(goal))
                 while True:
                     self._handle(await self._events.get())
         finally:
@@ -72,20 +75,23 @@ class Supervisor:
                 await self._effects.abandon()
 
     def find_worker(self) -> bool:
-        """Go on with the worker of an earlier daemon, once `run` begins; False: there is none."""
-        left = self._parts.handover.read()
-        if left is not None and self._effects.find_again(left, self.settings):
-            self._is_found = True
-            generation = max(self.state.generation, left.mark.generation)
-            self.state = replace(left.state, generation=generation)
-            self._announcer.go_on(self.state)
-        return self._is_found
+        """Go on where an earlier daemon was, once `run` begins; whether its worker is there."""
+        left = self._left = self._parts.handover.read()
+        if left is None:
+            return False
+        is_found = left.mark is not None and self._effects.find_again(
+            left, left.mark, self.settings
+        )
+        state = left.state if is_found else without_worker(left.state)
+        self.state = replace(state, generation=max(self.state.generation, state.generation))
+        self._announcer.go_on(self.state)
+        return is_found
 
     async def beat(self) -> None:
         """Return once the loop of `run` has taken an event: it moves."""
-        beat = self._beat = asyncio.get_running_loop().create_future()
+        self._is_settled.clear()
         self._events.put_nowait(Tick())
-        await beat
+        await self._is_settled.wait()
 
     async def shut_down(self) -> None:
         """Stop the worker for good and return when nothing of it is left."""
@@ -257,11 +263,10 @@ class Supervisor:
             self._override(self.state.goal.model if self.state.goal is not None else None)
         self._parts.rotation.refuse(refusal(self.state, self.settings))
         self._cure.update(self.state, self.settings, self._tasks)
-        self._parts.handover.step(self.state)
+        if not self._is_shutting_down:  # that is nobody's wish for the next daemon
+            self._parts.handover.step(self.state, is_local=self.settings.is_local)
         self._publish()
         self._is_settled.set()
-        if self._beat is not None and not self._beat.done():
-            self._beat.set_result(None)
 
     def _on_spawn(self, mark: WorkerMark) -> None:
         self._parts.handover.started(mark, self.state, self._parts.release.before)

@@ -11,18 +11,21 @@ from cahoots_vllm.ctl.text import Json, Line, Tone
 # Requests under way are finished first; the longest `drain_timeout_s` is an hour.
 _PATIENCE_S = 3660.0
 _EVERY_S = 0.1
+_SILENCE_S = 60.0  # the new one is there within two seconds
 
 
 def replace_daemon(client: Client, console: Console) -> int:
     """Ask for it and wait until another daemon answers. Raises CahootsError."""
     before = client.call("GET", "/v1/status")
     client.call("POST", "/v1/daemon-reexec", {})
-    started = time.monotonic()
+    started = answered = time.monotonic()
     while time.monotonic() - started < _PATIENCE_S:
         try:
             now = client.call("GET", "/v1/status")
+            answered = time.monotonic()
         except CahootsError as error:
-            if error.kind is not Kind.UNREACHABLE:
+            is_gone = time.monotonic() - answered >= _SILENCE_S
+            if error.kind is not Kind.UNREACHABLE or is_gone:
                 raise
             now = before  # between the two: the connection was cut
         if _since(now) != _since(before):

@@ -75,7 +75,8 @@ class GatewayServer:
         Raises CahootsError when the new address cannot be listened on; the old one is kept then.
         """
         old = self._proxy.settings
-        if (settings.listen, settings.port) != (old.listen, old.port):
+        is_other = (settings.listen, settings.port) != (old.listen, old.port)
+        if is_other and not self._is_leaving:  # the next daemon reads the settings anew
             await self._rebind(settings)
         self._proxy.settings = settings
 

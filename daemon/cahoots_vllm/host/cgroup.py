@@ -34,9 +34,14 @@ def leave_to_workers(delegated: Path) -> None:
     """
     if _own() != delegated:
         return
-    place = delegated / _DAEMON
+    place = daemon_cgroup(delegated)
     place.mkdir(exist_ok=True)
     (place / "cgroup.procs").write_text("0")
+
+
+def daemon_cgroup(delegated: Path) -> Path:
+    """Return the daemon's own cgroup, and of whatever it starts for itself."""
+    return delegated / _DAEMON
 
 
 def worker_cgroups(delegated: Path) -> list[Path]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.host.process_tree import read_process
 
-_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 _NO_PROGRAM = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC)
 _TASK_CHILDREN = Path("/proc/self/task")
 
@@ -179,7 +179,16 @@ def own_children() -> set[int]:
 
 def become_subreaper() -> None:
     """Let orphans of our descendants become our children, not init's (prctl(2))."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_with_parent() -> None:
+    """Let this process be killed when the one that started it ends, however it ends (prctl(2))."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _prctl(option: int, value: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+    if libc.prctl(option, value, 0, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

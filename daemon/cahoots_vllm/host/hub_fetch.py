@@ -25,6 +25,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 )
 
 from cahoots_vllm.core.diagnosis import Cause
+from cahoots_vllm.host.children import end_with_parent
 
 _SIDE_FILES = ["*.json", "*.txt", "*.model", "*.tiktoken", "*.py", "*.jinja"]
 _UNAUTHORIZED = frozenset({401, 403})
@@ -32,7 +33,8 @@ _UNAUTHORIZED = frozenset({401, 403})
 
 def main() -> int:
     """Download and report; the exit status is 0 whenever the last line says how it went."""
-    # Without the daemon nobody wants the model: the next line of progress ends this program.
+    # Without the daemon nobody wants the model, and a silent hub may never make this program write.
+    end_with_parent()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     repo = sys.argv[1]
     revision = sys.argv[2] if len(sys.argv) > 2 else None  # noqa: PLR2004 (optional second argument)

@@ -4,7 +4,9 @@ import asyncio
 import signal
 from dataclasses import dataclass
 
+from cahoots_vllm.core.launch import WORKER_MARK
 from cahoots_vllm.host import process_tree
+from cahoots_vllm.host.process_info import environ_value
 
 _POLL_S = 0.05
 _DEADLINE_S = 10.0
@@ -29,6 +31,28 @@ def mark_worker(generation: int, pid: int) -> WorkerMark | None:
     if process is None:
         return None
     return WorkerMark(generation, pid, process.started, process_tree.boot_id())
+
+
+async def end_marked(prefix: str) -> int:
+    """SIGKILL every process whose mark begins so (WORKER_MARK); return how many there were.
+
+    Whatever session it is in, and even if nobody has noted its worker. The caller holds the lock of
+    the directory that the mark names: no other daemon can own one.
+    """
+    killed: set[int] = set()
+    deadline = asyncio.get_running_loop().time() + _DEADLINE_S
+    while left := _marked(prefix):
+        if asyncio.get_running_loop().time() > deadline:
+            break  # as below
+        killed.update(process.pid for process in left)
+        process_tree.kill(left, signal.SIGKILL)
+        await asyncio.sleep(_POLL_S)
+    return len(killed)
+
+
+def _marked(prefix: str) -> list[process_tree.ProcessInfo]:
+    rows = (row for row in process_tree.read_all().values() if not row.is_zombie)
+    return [row for row in rows if (environ_value(row.pid, WORKER_MARK) or "").startswith(prefix)]
 
 
 async def end_leftovers(mark: WorkerMark) -> int:

@@ -6,16 +6,19 @@ daemon, survives it, ends with the worker. Standard library only: it is there fo
 worker is.
 """
 
+import os
 import sys
 import time
 from pathlib import Path
 
 from cahoots_vllm.host import systemd
+from cahoots_vllm.host.cgroup import WorkerCgroup
 from cahoots_vllm.host.file_lock import is_held
-from cahoots_vllm.host.process_tree import read_process
+from cahoots_vllm.host.process_tree import session_processes
 from cahoots_vllm.worker.reap import end_tree
 
 _LOOK_S = 1.0
+_LOOKS = 2
 # Not coming back, in systemd's words: stopped, or given up on.
 _ENDED = ("inactive", "failed")
 
@@ -28,25 +31,36 @@ def main() -> int:
     cgroup = Path(sys.argv[5]) if len(sys.argv) > 5 else None  # noqa: PLR2004 (optional argument)
     unit = systemd.own_unit()
     alone_since: float | None = None
-    while True:
-        row = read_process(pid)
-        if row is None or row.started != started or row.is_zombie:
-            return 0
+    given_up = 0
+    while is_anybody_there(cgroup, pid, started):
         now = time.monotonic()
         if is_held(lock):
-            alone_since = None
+            alone_since, given_up = None, 0
         elif alone_since is None:
             alone_since = now
-        elif now - alone_since >= timeout_s or _is_given_up(unit):
+        else:
+            given_up = given_up + 1 if _is_given_up(unit) else 0
+        if alone_since is not None and (now - alone_since >= timeout_s or given_up >= _LOOKS):
             sys.stderr.write(f"cahoots-vllm: no daemon comes back: ending worker {pid}\n")
             sys.stderr.flush()
             end_tree(cgroup, pid, started)
             return 0
         time.sleep(_LOOK_S)
+    return 0
+
+
+def is_anybody_there(cgroup: Path | None, pid: int, started: int) -> bool:
+    """Whether a process of the worker lives; its first one may be gone before the others."""
+    if cgroup is not None:
+        return any(member != os.getpid() for member in WorkerCgroup(cgroup).pids())
+    return bool(session_processes(pid, started))
 
 
 def _is_given_up(unit: systemd.Unit | None) -> bool:
-    return unit is not None and systemd.active_state(unit) in _ENDED
+    if unit is None or systemd.active_state(unit) not in _ENDED:
+        return False
+    # In a restart that waits for another unit it is inactive, too, with the job to start it queued.
+    return systemd.pending_job(unit) in ("", "stop", None)
 
 
 if __name__ == "__main__":

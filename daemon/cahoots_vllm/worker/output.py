@@ -7,12 +7,16 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from cahoots_vllm.host.line_file import LineFile
 
 _CHUNK_BYTES = 65536
-_DRAIN_CHUNKS = 32  # 2 MiB: more than a pipe holds (pipe(7): 1 MiB at most)
+_DRAIN_BYTES = 2 << 20  # more than a pipe holds (pipe(7): 1 MiB at most)
+_TURN_S = 0.01
+# Of lines read at once: a chunk of 64 KiB holds 32,000 empty ones, and some hundreds of sense.
+_FIRST_AT_ONCE, _LAST_AT_ONCE = 1000, 2000
 _MAX_LINE = 4000
 # The start is kept for good: what it says decides how later words are read.
 _FIRST_LINES, _LAST_LINES = 3000, 2000
@@ -42,6 +46,8 @@ class OutputPump:
         )
         self._secrets = tuple(masked)  # the longest first: one may be part of another
         self._rest = b""
+        self._pending: deque[bytes] = deque()
+        self._later: asyncio.TimerHandle | None = None
         self._file = file
         first, last = file.read() if file is not None else ([], [])
         self._first: list[str] = first
@@ -55,16 +61,19 @@ class OutputPump:
         """What was said: the first 3000 lines and the last 2000."""
         return (*self._first, *self._last)
 
-    def _read(self) -> bool:
-        """Take a chunk; whether there was one."""
+    def _read(self) -> None:
+        """Take a chunk, if there is one."""
         try:
             chunk = os.read(self._read_end, _CHUNK_BYTES)
         except BlockingIOError:
-            return False
+            return
         if not chunk:
             self.close()
-            return False
+            return
         self.last_line_at = asyncio.get_running_loop().time()
+        self._split(chunk)
+
+    def _split(self, chunk: bytes) -> None:
         # Progress bars end a line with \r; vLLM's multi-line messages hold \r\n inside.
         pieces = (self._rest + chunk).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
         self._rest = pieces.pop()
@@ -73,9 +82,34 @@ class OutputPump:
             end = len(whole) - self._secret_begun(whole)
             pieces.append(whole[:end])
             self._rest = whole[end:]
-        for piece in pieces:
-            self._take(piece)
-        return True
+        self._pending += _without_flood(pieces)
+        self._work()
+
+    def _work(self) -> None:
+        """Take lines for a few milliseconds; requests and the watchdog have their turn then.
+
+        Nothing more is read meanwhile: a worker that writes faster has to wait.
+        """
+        self._later = None
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _TURN_S
+        while self._pending and loop.time() < end:
+            self._take(self._pending.popleft())
+        if self._pending:
+            loop.remove_reader(self._read_end)
+            self._later = loop.call_later(_TURN_S, self._work)
+        elif self._read_end >= 0:
+            loop.add_reader(self._read_end, self._read)
+
+    def _finish(self) -> None:
+        """Take what has been read, at once."""
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        while self._pending:
+            self._take(self._pending.popleft())
+        if self._read_end >= 0:
+            asyncio.get_running_loop().add_reader(self._read_end, self._read)
 
     def _take(self, piece: bytes) -> None:
         # Masked before it is cut: half a secret would not be known as one.
@@ -106,9 +140,11 @@ class OutputPump:
 
         Bounded: a process that floods the pipe must not keep the loop.
         """
-        for _ in range(_DRAIN_CHUNKS):
-            if self._read_end < 0 or not self._read():
-                return
+        if self._read_end < 0:
+            return
+        with suppress(BlockingIOError):
+            self._split(os.read(self._read_end, _DRAIN_BYTES))
+        self._finish()
 
     def close(self) -> None:
         """Stop reading and close the pipe."""
@@ -117,6 +153,7 @@ class OutputPump:
         asyncio.get_running_loop().remove_reader(self._read_end)
         os.close(self._read_end)
         self._read_end = -1
+        self._finish()
         if self._rest:
             self._take(self._rest)
             self._rest = b""
@@ -127,6 +164,15 @@ class OutputPump:
         """Let go of what was kept for a later daemon: the worker is gone."""
         if self._file is not None:
             self._file.remove()
+
+
+def _without_flood(pieces: list[bytes]) -> list[bytes]:
+    """Leave out the middle of too many lines at once, and say so."""
+    left_out = len(pieces) - _FIRST_AT_ONCE - _LAST_AT_ONCE
+    if left_out <= 0:
+        return pieces
+    said = f"({left_out} lines were left out here: too many at once)".encode()
+    return [*pieces[:_FIRST_AT_ONCE], said, *pieces[-_LAST_AT_ONCE:]]
 
 
 def line_file(directory: Path, generation: int) -> LineFile:

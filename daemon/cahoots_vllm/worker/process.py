@@ -32,6 +32,7 @@ _POLL_S = 0.25
 _LAST_WORDS_S = 1.0
 _NOTE_EVERY_S = 1.0
 _JUDGE_S = 30.0
+_RECENT = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,10 @@ class Worker:
         for text in self._running.pump.lines:
             self.progress = advance(self.progress, text)
         return True
+
+    def recent_lines(self) -> tuple[str, ...]:
+        """Return the last lines it said, also to an earlier daemon."""
+        return self._running.pump.lines[-_RECENT:] if self._running is not None else ()
 
     async def watch(self) -> None:
         """Report Ready and Lost; return when it is lost, or by cancellation."""

@@ -64,9 +64,11 @@ def main() -> int:
     unit = systemd.own_unit()
     job = systemd.pending_job(unit) if unit is not None else None
     delegated = cgroup.find_delegated()
-    workers = cgroup.worker_cgroups(delegated) if delegated is not None else []
-    if not workers or comes_back(job, os.environ):
+    if delegated is None or comes_back(job, os.environ):
         return 0
+    workers = cgroup.worker_cgroups(delegated)
+    # What the daemon had started for itself: a download.
+    end_cgroup(cgroup.daemon_cgroup(delegated))
     for path in workers:
         is_gone = end_cgroup(path)
         said = "ended" if is_gone else "cannot be killed: a driver or a disk hangs"

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cahoots_vllm.core.errors import CahootsError
 from cahoots_vllm.core.launch import WORKER_MARK, LaunchSpec, build_argv
 from cahoots_vllm.core.secret import is_secret_name
 from cahoots_vllm.core.settings import WorkerSettings
@@ -180,5 +181,5 @@ def _start_minder(
     env = {WORKER_MARK: context.mark(generation)}  # it ends with the worker, whoever ends it
     try:
         return context.children.start(Command(argv, env, cgroup=path))
-    except OSError:
+    except (CahootsError, OSError):
         return None  # no process to be had; the worker is served all the same

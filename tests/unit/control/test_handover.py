@@ -52,23 +52,38 @@ def test_state_comes_back_as_it_was(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_each_step_is_kept_and_the_end_takes_the_file_away(tmp_path: Path) -> None:
+def test_each_step_is_kept_and_a_clean_end_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "handover.json"
     one = Handover(path)
-    one.step(STATE)
-    assert not path.exists(), "no worker was started by this daemon"
     one.started(MARK, STATE, {})
-    one.step(replace(STATE, restarts=9))
+    one.step(replace(STATE, restarts=9), is_local=True)
     left = Handover(path).read()
     assert left is not None
-    assert left.state.restarts == 9
-    one.step(replace(STATE, live=None))
-    assert not path.exists()
+    assert (left.mark, left.state.restarts) == (MARK, 9)
+    one.step(replace(STATE, live=None, goal=None), is_local=True)
+    left = Handover(path).read()
+    assert left is not None
+    assert (left.mark, left.state.live, left.state.goal, left.was_local) == (None, None, None, True)
+    one.clear()
+    assert list(tmp_path.iterdir()) == []
+    assert Handover(path).read() is None
 
 
-def test_worker_of_another_generation_is_not_handed_over(tmp_path: Path) -> None:
+def test_worker_whose_start_was_not_noted_is_not_handed_over(tmp_path: Path) -> None:
     path = tmp_path / "handover.json"
+    Handover(path).step(STATE, is_local=True)
+    assert Handover(path).read() is None
     Handover(path).started(replace(MARK, generation=2), STATE, {})
+    assert Handover(path).read() is None
+
+
+@pytest.mark.parametrize("changes", [{"boot": "another"}, {"version": 2}])
+def test_other_boot_or_version_is_as_good_as_none(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    path = tmp_path / "handover.json"
+    Handover(path).started(MARK, STATE, {})
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     assert Handover(path).read() is None
 
 
@@ -79,7 +94,7 @@ def test_damaged_file_is_as_good_as_none(tmp_path: Path, text: str) -> None:
     assert Handover(path).read() is None
 
 
-def test_file_of_a_newer_version_with_more_fields_is_read(tmp_path: Path) -> None:
+def test_file_with_more_fields_is_read(tmp_path: Path) -> None:
     path = tmp_path / "handover.json"
     Handover(path).started(MARK, STATE, {})
     document = json.loads(path.read_text())
@@ -90,4 +105,6 @@ def test_file_of_a_newer_version_with_more_fields_is_read(tmp_path: Path) -> Non
 
 def test_full_disk_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    Handover(tmp_path / "file" / "handover.json").started(MARK, STATE, {})
+    one = Handover(tmp_path / "file" / "handover.json")
+    one.started(MARK, STATE, {})
+    one.step(STATE, is_local=True)

@@ -26,9 +26,20 @@ def living(stage: Stage, goal: LaunchSpec | None = A, **changes: object) -> Stat
     return replace(state, **changes)  # type: ignore[arg-type] # the test names real fields
 
 
-@pytest.mark.parametrize("state", [State(), State(goal=A, is_failed=True), living(Stage.STOPPING)])
-def test_nothing_is_taken_over_where_nothing_serves(state: State) -> None:
-    assert taken_over(state) is None
+@pytest.mark.parametrize(
+    "state", [State(goal=A), State(goal=A, is_failed=True, plan=plan(A)), living(Stage.STOPPING)]
+)
+def test_where_nothing_serves_what_is_wanted_is_tried_again(state: State) -> None:
+    after, effects = step(taken_over(state), first_event(taken_over(state), A, was_local=True), 9.0)
+    assert (after.live, after.goal, after.checking) == (None, A, A)
+    assert [type(effect).__name__ for effect in effects] == ["Check"]
+
+
+def test_what_a_person_stopped_stays_stopped() -> None:
+    state = taken_over(State(goal=None, generation=3))
+    assert first_event(state, A, was_local=True) == Tick()
+    # It was off since another provider was named: that has changed.
+    assert first_event(state, A, was_local=False) == Want(A)
 
 
 @pytest.mark.parametrize("stage", [Stage.STARTING, Stage.READY, Stage.DRAINING])
@@ -42,8 +53,7 @@ def test_worker_taken_over_is_kept_or_left_but_never_doubled(
     goal: LaunchSpec | None,
 ) -> None:
     state = taken_over(living(stage, goal, checking=checking, plan=None if checking else plan(A)))
-    assert state is not None
-    after, effects = step(state, first_event(state, configured), 9.0)
+    after, effects = step(state, first_event(state, configured, was_local=True), 9.0)
     names = {type(effect).__name__ for effect in effects}
     assert "Spawn" not in names
     # A person's stop, and a provider that is not local, hold; else what the settings say.
@@ -60,15 +70,15 @@ def test_worker_taken_over_is_kept_or_left_but_never_doubled(
 def test_what_was_refused_is_not_tried_again_unless_the_settings_changed() -> None:
     diagnosis = Diagnosis(Cause.UNKNOWN, "", "", is_retryable=False)
     state = living(Stage.READY, rejected=Failure(1.0, B, diagnosis, "kept a"))
-    assert first_event(state, B) == Tick()
-    assert step(state, first_event(state, B), 9.0)[0].rejected is not None
-    assert first_event(state, replace(B, revision="new")) == Want(replace(B, revision="new"))
+    assert first_event(state, B, was_local=True) == Tick()
+    assert step(state, first_event(state, B, was_local=True), 9.0)[0].rejected is not None
+    other = replace(B, revision="new")
+    assert first_event(state, other, was_local=True) == Want(other)
 
 
 def test_swap_that_was_draining_goes_on() -> None:
     state = taken_over(replace(living(Stage.DRAINING, goal=B), plan=plan(B)))
-    assert state is not None
-    after, effects = step(state, first_event(state, B), 9.0)
+    after, effects = step(state, first_event(state, B, was_local=True), 9.0)
     assert [type(effect).__name__ for effect in effects] == ["Drain"]
     assert after.live is not None
     assert after.live.stage is Stage.DRAINING

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import subprocess
+import time
 
 import pytest
 
@@ -89,6 +90,59 @@ async def test_flood_does_not_keep_the_loop() -> None:
 async def test_secret_of_several_lines_is_masked_line_by_line() -> None:
     lines = await pumped(b"key: abcdefgh\n12345678\n", secrets=("abcdefgh\n12345678\n",))
     assert lines == ["key: ***", "***"]
+
+
+async def test_too_many_lines_at_once_lose_their_middle_and_say_so() -> None:
+    lines = await pumped(b"".join(b"%d\n" % number for number in range(9000)))
+    assert lines[0] == "0"
+    assert lines[-1] == "8999"
+    (said,) = (line for line in lines if "left out" in line)
+    assert lines.index(said) == 1000
+    assert int(said.split()[0].strip("(")) + len(lines) - 1 == 9000
+
+
+async def test_others_have_their_turn_while_many_lines_are_taken() -> None:
+    turns: list[int] = []
+    lines: list[str] = []
+    are_all_there = asyncio.Event()
+
+    def slow(text: str) -> None:
+        end = time.perf_counter() + 0.001  # as long as a line costs, times ten
+        while time.perf_counter() < end:
+            continue
+        lines.append(text)
+        if len(lines) == 200:
+            are_all_there.set()
+
+    async def count() -> None:
+        while True:
+            turns.append(len(lines))
+            await asyncio.sleep(0)
+
+    read_end, write_end = os.pipe()
+    pump = OutputPump(read_end, slow, ())
+    os.write(write_end, b"line\n" * 200)
+    counting = asyncio.create_task(count())
+    await are_all_there.wait()
+    counting.cancel()
+    pump.close()
+    os.close(write_end)
+    # Between the lines, not before and after all of them.
+    assert len(set(turns)) > 5
+
+
+async def test_what_is_written_after_a_drain_is_read_as_well() -> None:
+    lines: list[str] = []
+    read_end, write_end = os.pipe()
+    pump = OutputPump(read_end, lines.append, ())
+    os.write(write_end, b"one\n")
+    pump.drain()
+    assert lines == ["one"]
+    os.write(write_end, b"two\n")
+    await asyncio.sleep(0.02)
+    assert lines == ["one", "two"]
+    pump.close()
+    os.close(write_end)
 
 
 async def test_empty_secret_masks_nothing() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cahoots_vllm.host.process_tree import read_process
+from cahoots_vllm.host.process_tree import read_process, session_processes, title
 from cahoots_vllm.worker.reap import comes_back, end_tree
 
 
@@ -38,8 +38,12 @@ def test_tree_without_a_cgroup_is_ended_with_its_other_sessions() -> None:
     leader = subprocess.Popen(["/bin/sh", "-c", script], start_new_session=True)
     row = read_process(leader.pid)
     assert row is not None
+    sleeper = "sleep 60"
+    while sum(title(p.pid) == sleeper for p in session_processes(leader.pid, row.started)) < 2:
+        assert leader.poll() is None
     end_tree(None, leader.pid, row.started)
-    assert leader.wait(5) < 0
+    leader.wait(5)
+    assert session_processes(leader.pid, row.started) == []
 
 
 def test_younger_process_under_the_same_pid_is_left_alone(tmp_path: Path) -> None:
