@@ -1,5 +1,6 @@
 """Settings that cannot be used: at the start, and while a model serves."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -64,8 +65,13 @@ def test_reload_of_a_bad_env_file_fails_with_the_reason_and_touches_nothing(
 
 def test_reload_of_another_model_swaps_and_of_another_port_does_not(stand_in: StandIn) -> None:
     machine, before = stand_in.machine, stand_in.worker_pid()
+    since = machine.say("date", "+%s.%N")
     stand_in.write_env(LOCAL_LLM_URL="http://localhost:8002/v1")
     machine.systemctl("reload", UNIT)
+    said = machine.messages(f"--since=@{since}", f"--unit={UNIT}")
+    asking = {int(pid) for pid in re.findall(r"\(reload\) asked for by .*, pid (\d+)", said)}
+    # Not the daemon alone, which watches the file.
+    assert asking - {machine.main_pid()}
     wait_for(lambda: _listens(stand_in, 8002), 10)
     assert not _listens(stand_in, 8001)
     assert stand_in.worker_pid() == before
