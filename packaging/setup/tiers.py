@@ -22,6 +22,8 @@ LINTS = (
     ("mypy", "--strict", *SOURCES),
     ("lint-imports",),
 )
+# Their tests print times and sizes, which are for people to see.
+WITH_FIGURES = ("engine", "system")
 SKIPPED = re.compile(r"^SKIPPED \[(\d+)\] (.*)$")
 # As in "=== 3 passed, 1 skipped in 0.12s ===".
 CLOSING = re.compile(r"^=+ (.*\d+ (?:passed|failed|skipped|error|deselected).* in .*) =+$")
@@ -121,6 +123,8 @@ def _system() -> Outcome:
 def _pytest(tier: str, places: dict[str, str] | None = None) -> Outcome:
     """Run one directory of tests, showing its output, and read its closing lines."""
     command = [str(PROGRAMS / "python"), "-m", "pytest", "-ra", f"tests/{tier}"]
+    if tier in WITH_FIGURES:
+        command.append("--capture=no")
     # Wide: pytest cuts the reasons of skipped tests to the width of the terminal.
     environment = {**os.environ, **(places or {}), "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
     outcome = Outcome(tier, passed=False, closing="pytest did not come to its end")
