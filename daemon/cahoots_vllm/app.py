@@ -216,14 +216,14 @@ class App:
             ending = await self._exit.wait()
             for task in reversed(running):
                 task.cancel()
-        if ending is Ending.REPLACED:
-            self._exit.hand_on_signals()
         self._worker_log.close()
         await self._gateway.stop()
         await self._api.stop()
         if ending is Ending.STOPPED:
             self._end_listening()
             self._handover.clear()
+        if ending is Ending.REPLACED:
+            self._exit.hand_on_signals()  # last: until the loop ends they are still taken
         return ending
 
     def _begin(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:

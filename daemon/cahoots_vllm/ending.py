@@ -24,6 +24,7 @@ _EXTEND_EVERY_S = 5.0
 _EXTENSION_S = 20.0
 _LOOK_S = 0.1
 _ENDS = (signal.SIGTERM, signal.SIGINT)
+_SIGNAL = "CAHOOTS_VLLM_SIGNAL"
 _TRIAL = "import cahoots_vllm.main, cahoots_vllm.app"
 _LOG = logging.getLogger("cahoots_vllm")
 
@@ -95,8 +96,9 @@ class Exit:
         loop = asyncio.get_running_loop()
         for signum in _ENDS:
             loop.add_signal_handler(signum, self._asked.put_nowait, signum)
-        # Those that came while this process was becoming another daemon.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
+        # One that came while this process was becoming another daemon.
+        if number := os.environ.pop(_SIGNAL, None):
+            self._asked.put_nowait(signal.Signals(int(number)))
         ending = await self._next()
         extending = asyncio.ensure_future(self._extend())
         try:
@@ -156,12 +158,11 @@ class Exit:
         await self._gateway.leave(settings.drain_timeout_s)
 
     def hand_on_signals(self) -> None:
-        """Keep signals pending from now on, those not acted on yet too, over an exec."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
+        """Leave the last signal that nobody has acted on to the daemon this process becomes."""
         while not self._asked.empty():
             asked = self._asked.get_nowait()
             if isinstance(asked, signal.Signals):
-                os.kill(os.getpid(), asked)
+                os.environ[_SIGNAL] = str(asked.value)
 
     async def _stop(self) -> None:
         self._notifier.stopping()
