@@ -316,11 +316,148 @@ def test_daemon_that_cannot_be_loaded_does_not_replace_this_one(
     (broken / "sdnotify.py").write_text("raise ImportError('half of it is missing')\n")
     refused = reexec(daemon)
     assert refused.returncode == 1
-    assert "cannot be loaded" in refused.stderr
+    assert "would not start" in refused.stderr
     (broken / "sdnotify.py").unlink()
     assert daemon.says("still me") == "fake: still me"
     log = daemon.log.read_text()
     daemon.log.write_text(log.replace("Traceback", "(expected)"))
+
+
+def test_settings_that_would_end_the_next_daemon_are_refused_before(daemon: Daemon) -> None:
+    daemon.start_ready()
+    good = (daemon.config / "cahoots-vllm.toml").read_text()
+    (daemon.config / "cahoots-vllm.toml").write_text("[worker\n")
+    refused = reexec(daemon)
+    assert refused.returncode == 1
+    assert "mend the settings" in refused.stderr
+    assert daemon.says("still me") == "fake: still me"
+    (daemon.config / "cahoots-vllm.toml").write_text(good)
+    assert reexec(daemon).returncode == 0
+
+
+def test_request_that_waits_for_a_model_is_answered_by_it_over_a_replacement(
+    daemon: Daemon,
+) -> None:
+    daemon.configure(gateway={"drain_timeout_s": 1.0})
+    daemon.play(Behaviour(delays_s={"load": 4}))
+    daemon.start()
+    wait_for(lambda: daemon.status()["worker"], what="a worker")
+    answers: list[str] = []
+
+    def ask() -> None:
+        answers.append(daemon.says("held"))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    daemon.wait_held(1)
+    assert reexec(daemon).returncode == 0
+    asking.join(15)
+    assert answers == ["fake: held"]
+    assert daemon.started() == 1
+
+
+def test_swap_that_is_to_be_saved_is_done_before_a_replacement(daemon: Daemon) -> None:
+    daemon.play(b={"delays_s": {"load": 3}})
+    daemon.start_ready()
+    operation = daemon.api("POST", "/v1/swap-model", {"model": "org/b", "save": True})
+    assert reexec(daemon).returncode == 0
+    assert "LOCAL_LLM_MODEL=org/b" in (daemon.root / ".env").read_text()
+    assert operation["state"] == "running"
+    assert daemon.says("b", "org/b") == "fake: b"
+
+
+def test_what_was_stopped_by_hand_stays_stopped_over_a_replacement(daemon: Daemon) -> None:
+    daemon.start_ready()
+    daemon.change("stop")
+    assert reexec(daemon).returncode == 0
+    time.sleep(1)
+    assert (daemon.phase(), daemon.started()) == ("off", 1)
+    daemon.change("start")
+    assert daemon.started() == 2
+
+
+def test_second_replacement_does_not_hurry_the_first(daemon: Daemon) -> None:
+    daemon.configure(gateway={"drain_timeout_s": 30.0})
+    daemon.play(Behaviour(tokens_per_s=10))
+    daemon.start_ready()
+    connection = daemon.gateway()
+    body = chat_body("long", stream=True, max_tokens=40, ignore_eos=True)
+    connection.request(
+        "POST", "/v1/chat/completions", body, headers={"Content-Type": "application/json"}
+    )
+    response = connection.getresponse()
+    response.read(10)
+    first = threading.Thread(target=reexec, args=(daemon,))
+    first.start()
+    wait_for(lambda: "becoming the daemon" in daemon.log.read_text())
+    second = reexec(daemon)
+    assert (second.returncode, "already" in second.stderr) == (1, True)
+    assert response.read().endswith(b"data: [DONE]\n\n")
+    first.join(15)
+
+
+@pytest.mark.parametrize("moment", ["finishing", "ending"])
+def test_signal_during_a_replacement_is_not_lost(daemon: Daemon, moment: str) -> None:
+    daemon.configure(gateway={"drain_timeout_s": 1.0})
+    daemon.play(Behaviour(tokens_per_s=10))
+    daemon.start_ready()
+    connection = daemon.gateway()
+    body = chat_body("long", stream=True, max_tokens=200, ignore_eos=True)
+    connection.request(
+        "POST", "/v1/chat/completions", body, headers={"Content-Type": "application/json"}
+    )
+    connection.getresponse().read(10)
+    daemon.api("POST", "/v1/daemon-reexec")
+    wait_for(lambda: "becoming the daemon" in daemon.log.read_text())
+    if moment == "ending":
+        time.sleep(1.5)  # the request is being cut off, nobody waits for signals any more
+    assert daemon.stop() == 0
+    assert living() == []
+
+
+# --- killed at an odd moment --------------------------------------------------------------------
+
+_KILLED = """
+import os, signal, sys
+if "cahoots_vllm.main" in " ".join(sys.orig_argv) and os.path.exists({flag!r}):
+    import cahoots_vllm.control.effects as effects
+
+    def killed(*_):
+        os.unlink({flag!r})
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    effects.mark_worker = killed
+"""
+
+
+def test_worker_that_nobody_had_noted_is_ended_by_the_next_daemon(
+    daemon: Daemon, manager: ServiceManager, tmp_path: Path
+) -> None:
+    """The daemon is killed between the worker's start and its first note of it."""
+    flag = tmp_path / "flag"
+    flag.touch()
+    (tmp_path / "sitecustomize.py").write_text(_KILLED.format(flag=str(flag)))
+    daemon.environment["PYTHONPATH"] = f"{tmp_path}:{daemon.environment['PYTHONPATH']}"
+    daemon.play(Behaviour(delays_s={"load": 2}))
+    assert daemon.launch().wait(15) == -signal.SIGKILL
+    daemon.process = None
+    unknown = [pid for pid in living() if "vllm" in process_tree.title(pid)]
+    assert unknown
+    daemon.start_ready()
+    assert not set(unknown) & set(living())
+    assert manager.names().count("output-1") == 1
+
+
+@pytest.mark.usefixtures("manager")
+def test_hidden_process_of_a_worker_that_cannot_be_gone_on_with_is_ended(daemon: Daemon) -> None:
+    daemon.play(Behaviour(setsid_grandchildren=1))
+    daemon.start_ready()
+    tree, main = daemon.tree_pids(), daemon.main_pid()
+    daemon.kill()
+    os.kill(main, signal.SIGKILL)
+    (daemon.runtime / "handover.json").write_text("{")
+    daemon.start_ready()
+    assert not set(tree) & set(living())
 
 
 # --- what systemd is told -----------------------------------------------------------------------

@@ -6,11 +6,24 @@ one of its own processes was killed.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")
+
+
+def expose(pid: int, proc: Path = _PROC) -> None:
+    """Let the kernel rather end this process than the daemon, which may stand behind others.
+
+    The unit's OOMScoreAdjust= is inherited; raising it again is anybody's right
+    (proc_pid_oom_score_adj(5)). What this process starts from now on inherits that.
+    """
+    file = proc / str(pid) / "oom_score_adj"
+    with suppress(OSError):  # gone already
+        if int(file.read_text()) < 0:
+            file.write_text("0")
 
 
 @dataclass(frozen=True, slots=True)

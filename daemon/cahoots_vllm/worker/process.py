@@ -179,6 +179,7 @@ class Worker:
         if self._witness is not None:
             self._witness.note(running.tree.pids())
         death: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        running.tree.note_shared_memory()
         pidfds = watch_processes(running.tree.engine_processes(), death)
         try:
             while True:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from cahoots_vllm.host import cgroup, process_tree, systemd
+from cahoots_vllm.host import cgroup, process_tree, shared_memory, systemd
 
 _DEADLINE_S = 15.0
 _POLL_S = 0.02
@@ -39,16 +39,22 @@ def end_tree(group: Path | None, pid: int, started: int) -> None:
         end_cgroup(group)
         return
     deadline = time.monotonic() + _DEADLINE_S
+    shared: set[str] = set()
     while left := process_tree.session_processes(pid, started):
+        shared |= shared_memory.mapped(process.pid for process in left)
         process_tree.kill(left, signal.SIGKILL)
         if time.monotonic() > deadline:
             return  # in an uninterruptible wait
         time.sleep(_POLL_S)
+    shared_memory.unlink(shared)
 
 
 def end_cgroup(path: Path) -> bool:
     """SIGKILL everything in a worker's cgroup and remove it; False: somebody cannot be killed."""
     worker = cgroup.WorkerCgroup(path)
+    # First of all: one of them may be this process.
+    shared = shared_memory.mapped(worker.pids())
+    shared_memory.unlink(shared)
     deadline = time.monotonic() + _DEADLINE_S
     while worker.is_populated:
         worker.kill()

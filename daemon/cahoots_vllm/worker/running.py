@@ -19,6 +19,7 @@ from cahoots_vllm.host.cgroup import WorkerCgroup
 from cahoots_vllm.host.children import Child, Children, Command
 from cahoots_vllm.host.fd_store import FdStore
 from cahoots_vllm.host.kernel_log import KernelLog
+from cahoots_vllm.host.oom import expose
 from cahoots_vllm.host.process_info import read_environ
 from cahoots_vllm.host.process_tree import boot_id
 from cahoots_vllm.worker.leftovers import WorkerMark, mark_worker
@@ -105,6 +106,7 @@ def spawn(
     finally:
         os.close(write_end)
     context.store.put(_output_name(generation), read_end, is_polled=False)
+    expose(child.pid)
     return Running(
         generation,
         child,

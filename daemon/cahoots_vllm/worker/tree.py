@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cahoots_vllm.core.launch import WORKER_MARK
-from cahoots_vllm.host import process_tree
+from cahoots_vllm.host import process_tree, shared_memory
 from cahoots_vllm.host.cgroup import WorkerCgroup
 from cahoots_vllm.host.children import Children
 from cahoots_vllm.host.process_info import environ_value
@@ -42,6 +42,7 @@ class WorkerTree:
         self._children = children
         self._cgroup = cgroup
         self._mark = mark
+        self._shared: set[str] = set()
 
     def pids(self) -> list[int]:
         """Return the living processes, zombies left out."""
@@ -71,6 +72,10 @@ class WorkerTree:
         """Return the resident memory of all its processes in MiB (shared pages count twice)."""
         return sum(_resident_pages(pid) for pid in self.pids()) * _PAGE_MIB
 
+    def note_shared_memory(self) -> None:
+        """Remember what it shares by name: the dead cannot be asked."""
+        self._shared |= shared_memory.mapped(self.pids())
+
     async def kill(self, on_stuck: Callable[[str], None]) -> None:
         """SIGKILL until nobody is left.
 
@@ -78,6 +83,7 @@ class WorkerTree:
         once that ends. `on_stuck` is told who it is after 10 s, and again every 10 s.
         """
         said_at = asyncio.get_running_loop().time()
+        self.note_shared_memory()
         while not self._is_empty():
             now = asyncio.get_running_loop().time()
             if now - said_at >= _STUCK_S:
@@ -90,6 +96,7 @@ class WorkerTree:
             self._children.reap_orphans()
             await asyncio.sleep(_POLL_S)
         self._children.reap_orphans()
+        shared_memory.unlink(self._shared)
         if self._cgroup is not None:
             self._cgroup.remove()
 

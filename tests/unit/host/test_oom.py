@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cahoots_vllm.host.oom import OomCounters, OomGrowth
+from cahoots_vllm.host.oom import OomCounters, OomGrowth, expose
 
 _NOTHING = OomGrowth(in_cgroup=False, on_host=False)
 _EVENTS = "low 0\nhigh 0\nmax 9\noom {}\noom_kill {}\noom_group_kill 0\n"
@@ -118,3 +118,15 @@ def test_process_that_never_was_leaves_the_host(tmp_path: Path) -> None:
 
 def test_real_counters_are_read() -> None:
     assert OomCounters(os.getpid()).grown().in_cgroup is False
+
+
+@pytest.mark.parametrize(("before", "after"), [("-250", "0"), ("0", "0"), ("300", "300")])
+def test_process_is_no_better_protected_than_others(
+    tmp_path: Path, before: str, after: str
+) -> None:
+    (tmp_path / "7").mkdir()
+    file = tmp_path / "7" / "oom_score_adj"
+    file.write_text(f"{before}\n")
+    expose(7, tmp_path)
+    assert file.read_text().strip() == after
+    expose(8, tmp_path)

@@ -1,0 +1,34 @@
+"""What a worker leaves in /dev/shm when it is killed: vLLM's processes share memory by names there.
+
+Python's resource tracker takes them away after its parents, but is killed with them; 400 MB a death
+were seen (shm_overview(7), multiprocessing.shared_memory).
+"""
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+_PLACE = "/dev/shm/"  # noqa: S108 (names of others are looked at, none is made)
+_DELETED = " (deleted)"
+# multiprocessing's, torch's, NCCL's, OpenMP's: whatever else a user has mapped is left alone.
+_KINDS = tuple(f"{_PLACE}{kind}" for kind in ("psm_", "sem.mp-", "torch_", "nccl-", "__KMP_"))
+
+
+def mapped(pids: Iterable[int], proc: Path = Path("/proc")) -> set[str]:
+    """Return the names in /dev/shm that these processes share memory by."""
+    found: set[str] = set()
+    for pid in pids:
+        with suppress(OSError):  # gone, or not for us to see
+            rows = (proc / str(pid) / "maps").read_text(errors="replace").splitlines()
+            # A row ends with the file's path (proc_pid_maps(5)).
+            found.update(row[row.index(_PLACE) :] for row in rows if f" {_PLACE}" in row)
+    return {path for path in found if path.startswith(_KINDS) and not path.endswith(_DELETED)}
+
+
+def unlink(paths: Iterable[str]) -> None:
+    """Take names away that are our user's; memory that is still mapped stays until it is not."""
+    for path in paths:
+        with suppress(OSError):  # gone already, or somebody else's
+            if os.lstat(path).st_uid == os.geteuid():
+                os.unlink(path)  # noqa: PTH108 (a name of the kernel's, not a path of ours)
