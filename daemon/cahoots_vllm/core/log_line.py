@@ -8,6 +8,7 @@ in one line.
 import re
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 
 
 class Depth(IntEnum):
@@ -71,6 +72,8 @@ _FOREIGN = re.compile(
 _DAEMONS = re.compile(rf"{_DATE} daemon: ")
 
 
+# Each line is read by the phases, the log and the journal in turn: the most of a flood's cost.
+@lru_cache(maxsize=8)
 def parse_line(text: str) -> LogLine:
     """Split a line into process, level and message; never fails."""
     rest = without_colour(text).rstrip("\r\n")

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-_SOCKET = Path("/run/systemd/journal/socket")
+SOCKET = Path("/run/systemd/journal/socket")
 _FIELD_NAME = re.compile(r"[A-Z][A-Z0-9_]{0,63}")  # systemd.journal-fields(7); _X is journald's
 _TOO_LARGE = (errno.EMSGSIZE, errno.ENOBUFS)
 _SEND_BUFFER_BYTES = 8 * 1024 * 1024  # as sd-journal asks for; the kernel may give less
@@ -19,13 +19,13 @@ _SEND_BUFFER_BYTES = 8 * 1024 * 1024  # as sd-journal asks for; the kernel may g
 class Journal:
     """A sender that hardly waits: what a full or missing journal does not take is not sent."""
 
-    def __init__(self, path: Path = _SOCKET, *, wait_s: float = 0.0) -> None:
+    def __init__(self, path: Path | None = None, *, wait_s: float = 0.0) -> None:
         """Make the socket. It is not connected, so that a restarted journald is found again.
 
         `wait_s`: so long a full journal is waited for, once: it is full when others flood it (the
         queue is one for all senders, unix(7)) for microseconds, and when it hangs for good.
         """
-        self._path = str(path)
+        self._path = str(path or SOCKET)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         wait = struct.pack("@ll", int(wait_s), int(wait_s % 1 * 1_000_000))
