@@ -6,6 +6,7 @@ A long entry counts as several: a flood must not push other services' entries of
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -16,6 +17,7 @@ _LOOK_S = 0.15
 _BURST, _PER_S = 1500.0, 100.0  # 4,500 in 30 s
 _LONG = 1000  # characters
 _CALM_S, _TELL_EVERY_S = 1.0, 10.0
+_MAX_LATE = 50  # errors that wait for a full journal
 _ERROR_BURST, _ERRORS_PER_S = 500.0, 20.0  # 1,100 in 30 s
 
 
@@ -53,6 +55,7 @@ class WorkerLog:
         self._journal = journal
         self._entries = LogEntries()
         self._shares = Share(_ERROR_BURST, _ERRORS_PER_S), Share(_BURST, _PER_S)
+        self._late: deque[tuple[Entry, dict[str, str]]] = deque()
         self._left_out, self._left_out_at, self._told_at = 0, 0.0, 0.0
         self._fields: dict[str, str] = {}
         self._generation: int | None = None
@@ -79,6 +82,7 @@ class WorkerLog:
         """Send what is held back, before something is said that it led to."""
         if self._entries.is_waiting:
             self._send(self._entries.rest(), asyncio.get_running_loop().time())
+        self._send_late()
 
     def close(self) -> None:
         """Send what is held back, and what was left out."""
@@ -90,12 +94,13 @@ class WorkerLog:
             self._tell_left_out(asyncio.get_running_loop().time())
 
     def _wait(self) -> None:
-        is_waiting = self._entries.is_waiting or self._left_out > 0
+        is_waiting = self._entries.is_waiting or self._late or self._left_out > 0
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(_LOOK_S, self._look) if is_waiting else None
 
     def _look(self) -> None:
         now = asyncio.get_running_loop().time()
+        self._send_late()
         self._send(self._entries.due(now), now)
         is_over = now - self._left_out_at >= _CALM_S
         if self._left_out and (is_over or now - self._told_at >= _TELL_EVERY_S):
@@ -104,13 +109,24 @@ class WorkerLog:
 
     def _send(self, entries: list[Entry], now: float) -> None:
         for entry in entries:
-            share = self._shares[entry.priority > ERROR]
-            cost = 1 + len(entry.text) // _LONG
-            if not share.take(now, cost) or not self._write(entry):
-                if self._left_out == 0:
-                    self._told_at = now
-                self._left_out += 1
-                self._left_out_at = now
+            is_error = entry.priority <= ERROR
+            share = self._shares[not is_error]
+            fields = self._fields_of(entry)
+            if share.take(now, 1 + len(entry.text) // _LONG):
+                # Errors keep their order; what is plain does not wait behind them.
+                if not (is_error and self._late) and self._write(entry, fields):
+                    continue
+                if is_error and len(self._late) < _MAX_LATE:
+                    self._late.append((entry, fields))
+                    continue
+            if self._left_out == 0:
+                self._told_at = now
+            self._left_out += 1
+            self._left_out_at = now
+
+    def _send_late(self) -> None:
+        while self._late and self._write(*self._late[0]):
+            self._late.popleft()
 
     def _tell_left_out(self, now: float) -> None:
         self._told_at = now
@@ -118,13 +134,17 @@ class WorkerLog:
             f"{self._left_out} entries of the worker were left out, too many at once: "
             "cahootsctl logs has its last lines"
         )
-        if self._write(Entry(said, WARNING)):
+        entry = Entry(said, WARNING)
+        if self._write(entry, self._fields_of(entry)):
             self._left_out = 0
 
-    def _write(self, entry: Entry) -> bool:
+    def _fields_of(self, entry: Entry) -> dict[str, str]:
         fields = {"SYSLOG_IDENTIFIER": _IDENTIFIER, **self._fields}
         if self._generation is not None:
             fields["CAHOOTS_GENERATION"] = str(self._generation)
         if entry.pid is not None:
             fields["SYSLOG_PID"] = entry.pid
+        return fields
+
+    def _write(self, entry: Entry, fields: dict[str, str]) -> bool:
         return self._journal is not None and self._journal.send(entry.text, entry.priority, fields)

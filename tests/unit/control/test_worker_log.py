@@ -116,6 +116,43 @@ async def test_journal_that_takes_nothing_is_no_matter() -> None:
     assert texts[1].startswith("1 entries")
 
 
+async def test_error_waits_for_a_full_journal_in_its_order_and_phase() -> None:
+    journal = Journald(is_full=True)
+    log = WorkerLog(journal)
+    log.phase({"CAHOOTS_PHASE": "starting"})
+    for text in ("one", "two"):
+        log.line(1, f"ERROR {AT} [a.py:1] {text}")
+        log.flush()
+    log.phase({"CAHOOTS_PHASE": "failed"})
+    journal.is_full = False
+    log.line(1, f"ERROR {AT} [a.py:2] three")
+    log.flush()
+    said = [(text.split()[-1], fields["CAHOOTS_PHASE"]) for text, _, fields in journal.entries]
+    assert said == [("one", "starting"), ("two", "starting"), ("three", "failed")]
+
+
+async def test_error_waits_without_another_line() -> None:
+    journal = Journald(is_full=True)
+    log = WorkerLog(journal)
+    log.line(1, f"ERROR {AT} [a.py:1] one")
+    await asyncio.sleep(0.7)
+    journal.is_full = False
+    await asyncio.sleep(0.4)
+    assert len(journal.entries) == 1
+
+
+async def test_errors_that_wait_are_few() -> None:
+    journal = Journald(is_full=True)
+    log = WorkerLog(journal)
+    for number in range(300):
+        log.line(1, f"ERROR {AT} [a.py:{number}] one")
+    log.flush()
+    journal.is_full = False
+    log.close()
+    assert len(journal.entries) == 51
+    assert journal.entries[-1][0].startswith("250 entries")
+
+
 async def test_without_a_journal_nothing_is_sent() -> None:
     log = WorkerLog(None)
     log.line(1, "Traceback (most recent call last):")
