@@ -27,6 +27,7 @@ class Story:
         self._worker_log = worker_log
         self._phase: Mapping[str, str] = {}
         self._failed_at: float | None = None
+        self._is_refusing = False
 
     def tell(self, event: PublishedEvent) -> None:
         """Write one event."""
@@ -35,7 +36,7 @@ class Story:
             case EventType.PHASE | EventType.PROGRESS:
                 self._tell_phase(data, is_new=event.type is EventType.PHASE)
             case EventType.RELOAD:
-                _tell_reload(data)
+                self._tell_reload(data)
             case EventType.DIAGNOSIS:
                 self._failed_at = time.monotonic()
                 self._tell_failure(data)
@@ -72,6 +73,14 @@ class Story:
             extra={"fields": fields},
         )  # fmt: skip
 
+    def _tell_reload(self, data: Mapping[str, object]) -> None:
+        if data["error"] is not None:
+            _LOG.error("the settings cannot be used, the last good ones stay: %s", data["error"])
+        else:
+            level = logging.WARNING if self._is_refusing else logging.INFO  # the end, as above
+            _LOG.log(level, "settings read again: %s", data["text"])
+        self._is_refusing = data["error"] is not None
+
 
 def _fields(data: Mapping[str, object], *names: str) -> dict[str, str]:
     keys = {"state": "phase"}
@@ -80,13 +89,6 @@ def _fields(data: Mapping[str, object], *names: str) -> dict[str, str]:
         for name in names
         if data.get(name) is not None
     }
-
-
-def _tell_reload(data: Mapping[str, object]) -> None:
-    if data["error"] is not None:
-        _LOG.error("the settings cannot be used, the last good ones stay: %s", data["error"])
-    else:
-        _LOG.info("settings read again: %s", data["text"])
 
 
 def _tell_operation(data: Mapping[str, object]) -> None:

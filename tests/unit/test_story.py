@@ -120,6 +120,8 @@ def test_change_names_who_asked_for_it(told: Told) -> None:
     assert (text.endswith("failed: no such model"), level) == (True, logging.WARNING)
 
 
-def test_bad_settings_are_an_error(told: Told) -> None:
-    _, level, _ = told.publish(EventType.RELOAD, {"error": ".env line 3", "text": None})
-    assert level == logging.ERROR
+def test_bad_settings_are_an_error_and_their_end_is_told_as_loud(told: Told) -> None:
+    good = {"error": None, "text": "nothing changed"}
+    bad = {"error": ".env line 3", "text": None}
+    levels = [told.publish(EventType.RELOAD, data)[1] for data in (good, bad, good, good)]
+    assert levels == [logging.INFO, logging.ERROR, logging.WARNING, logging.INFO]
