@@ -13,7 +13,7 @@ _PRIORITIES = {"DEBUG": DEBUG, "INFO": INFO, "WARNING": WARNING, "ERROR": ERROR,
 _TRACEBACK = "Traceback (most recent call last):"
 # What the interpreter, the C++ runtime or torch's own log say without any of vLLM's levels.
 _FATAL = re.compile(
-    r"Fatal Python error|terminate called|!+ Segfault encountered|CUDA error|\[E\d+ "
+    r"Fatal Python error|terminate called|!+ Segfault encountered|CUDA error|\[?E\d{3,4} \d\d:"
 )
 _CHAIN = ("During handling of the above", "The above exception was")
 # Between the traceback's frames and after them: what was raised, chains, frames of C++.
@@ -21,7 +21,9 @@ _OF_TRACEBACK = re.compile(
     r"\s|$|[A-Za-z_][\w.]*(?:: |$)|frame #\d|Exception raised from|" + "|".join(_CHAIN)
 )
 # Unindented as well, but a beginning: multiprocessing's, torch's log, a warning, a progress bar.
-_APART = re.compile(r"Process \S+:$|\[[A-Z]\d+ |\S+:\d+: \w*Warning: |.*\d% ?(?:Completed )?\|")
+_APART = re.compile(
+    r"Process \S+:$|\[?[A-Z]\d{3,4} \d\d:|\S+:\d+: \w*Warning: |.*\d% ?(?:Completed )?\|"
+)
 # journalctl shows an entry with one of these as "blob data".
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _QUIET_S = 0.3

@@ -34,6 +34,7 @@ def entries(*lines: str) -> list[Entry]:
         ("Fatal Python error: Aborted", ERROR),
         ("terminate called after throwing an instance of 'c10::Error'", ERROR),
         ("Traceback (most recent call last):", ERROR),
+        ("[rank0]:[E225 11:11:34.120387114 ProcessGroupNCCL.cpp:1595] watchdog", ERROR),
     ],
 )
 def test_priority_is_the_level_that_vllm_gave(line: str, priority: int) -> None:
@@ -98,6 +99,7 @@ def test_message_of_several_lines_stays_with_what_was_raised() -> None:
         "Process EngineCore_DP0:",
         "/usr/lib/python3.11/multiprocessing/resource_tracker.py:254: UserWarning: leaked",
         "[W1123 14:02:58.244881201 ProcessGroupNCCL.cpp:1575] Warning: not destroyed",
+        "W1126 13:32:32.838000 181 torch/_library/triton.py:53] Triton not available",
         "Loading safetensors checkpoint shards:  50% Completed | 1/2",
     ],
 )
