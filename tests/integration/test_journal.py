@@ -98,7 +98,7 @@ def test_flood_of_the_worker_costs_the_daemon_nothing(
         told = (one["MESSAGE"].partition(" entries of the worker were left out") for one in theirs)
         return sum(int(count) for count, said, _ in told if said)
 
-    wait_for(lambda: left_out() > 90_000)
+    wait_for(lambda: left_out() > 50_000)  # the pump itself leaves out some at the end
     theirs = journald.entries(SYSLOG_IDENTIFIER=WORKER)
     assert 20 < len(theirs) < 5_000
     assert any("EngineCore failed to start" in entry["MESSAGE"] for entry in theirs)
