@@ -196,7 +196,7 @@ class App:
         become_subreaper()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, self._children.reap_orphans)
-        self._events.listen(Story(self._notifier.status, self._worker_log.phase).tell)
+        self._events.listen(Story(self._notifier.status, self._worker_log).tell)
         if self._supervisor.find_worker() and (worker := self._supervisor.worker) is not None:
             # A warning where systemd has just warned of "left-over" processes: it is them.
             level = logging.INFO if self.store.is_carried else logging.WARNING

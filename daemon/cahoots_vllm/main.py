@@ -17,7 +17,7 @@ from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.settings import Settings
 from cahoots_vllm.core.wire import ExitCode
 from cahoots_vllm.host.paths import Paths, system_paths, user_paths
-from cahoots_vllm.log import set_up_logging
+from cahoots_vllm.log import set_up_logging, tell_end
 
 _NEVER_WORKS = (Kind.BAD_SETTINGS, Kind.ENGINE_UNUSABLE)
 _HIGHEST_PORT = 65535
@@ -33,7 +33,7 @@ def main() -> None:
     try:
         _serve(arguments, logs)
     except CahootsError as error:
-        sys.stderr.write(f"cahoots-vllmd: {error.message}\n  {error.remedy}\n")
+        tell_end(error)
         code = ExitCode.BAD_SETTINGS if error.kind in _NEVER_WORKS else ExitCode.FAILED
         sys.exit(code)
     except KeyboardInterrupt:

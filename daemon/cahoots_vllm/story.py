@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from cahoots_vllm.control.event_hub import EventType, PublishedEvent
+from cahoots_vllm.control.worker_log import WorkerLog
 from cahoots_vllm.core.wire import OperationState, Phase
 
 _FAILURE_FIELDS = ("model", "cause", "evidence", "remedy", "action")
@@ -20,13 +21,13 @@ _LOG = logging.getLogger("cahoots_vllm")
 class Story:
     """Listens to the event hub and writes."""
 
-    def __init__(
-        self, show: Callable[[str], None], take_phase: Callable[[Mapping[str, str]], None]
-    ) -> None:
-        """`show` takes the line for STATUS=, `take_phase` the fields of the phase that holds."""
+    def __init__(self, show: Callable[[str], None], worker_log: WorkerLog) -> None:
+        """`show` takes the line for STATUS=; what a worker said is told before what it led to."""
         self._show = show
-        self._take_phase = take_phase
+        self._worker_log = worker_log
+        self._phase: Mapping[str, str] = {}
         self._failed_at: float | None = None
+        self._is_refusing = False
 
     def tell(self, event: PublishedEvent) -> None:
         """Write one event."""
@@ -35,17 +36,18 @@ class Story:
             case EventType.PHASE | EventType.PROGRESS:
                 self._tell_phase(data, is_new=event.type is EventType.PHASE)
             case EventType.RELOAD:
-                _tell_reload(data)
+                self._tell_reload(data)
             case EventType.DIAGNOSIS:
                 self._failed_at = time.monotonic()
-                _tell_failure(data)
+                self._tell_failure(data)
             case EventType.OPERATION:
                 _tell_operation(data)
 
     def _tell_phase(self, data: Mapping[str, object], *, is_new: bool) -> None:
-        fields = _fields(data, "model", "state", "generation")
         if is_new:
-            self._take_phase(fields)
+            self._phase = _fields(data, "model", "state", "generation")
+            self._worker_log.phase(self._phase)
+        fields = self._phase
         _LOG.info("%s", data["text"], extra={"fields": fields})
         self._show(str(data["text"]))
         if data.get("state") == Phase.READY and self._failed_at is not None:
@@ -57,6 +59,28 @@ class Story:
                 extra={"fields": fields},
             )  # fmt: skip
 
+    def _tell_failure(self, data: Mapping[str, object]) -> None:
+        """Say why it failed and what is done about it, in one entry."""
+        self._worker_log.flush()
+        fields = _fields(data, *_FAILURE_FIELDS)
+        # A model that is not even started fails beside the one that serves: that one's are not its.
+        if fields["CAHOOTS_MODEL"] == self._phase.get("CAHOOTS_MODEL"):
+            fields = {**self._phase, **fields}
+        fields["CAHOOTS_CHANGED"] = json.dumps(data["changed"])
+        _LOG.error(
+            "%s: %s: %s; %s; %s",
+            data["model"], data["cause"], data["evidence"], data["remedy"], data["action"],
+            extra={"fields": fields},
+        )  # fmt: skip
+
+    def _tell_reload(self, data: Mapping[str, object]) -> None:
+        if data["error"] is not None:
+            _LOG.error("the settings cannot be used, the last good ones stay: %s", data["error"])
+        else:
+            level = logging.WARNING if self._is_refusing else logging.INFO  # the end, as above
+            _LOG.log(level, "settings read again: %s", data["text"])
+        self._is_refusing = data["error"] is not None
+
 
 def _fields(data: Mapping[str, object], *names: str) -> dict[str, str]:
     keys = {"state": "phase"}
@@ -65,24 +89,6 @@ def _fields(data: Mapping[str, object], *names: str) -> dict[str, str]:
         for name in names
         if data.get(name) is not None
     }
-
-
-def _tell_failure(data: Mapping[str, object]) -> None:
-    """Say why it failed and what is done about it, in one entry."""
-    fields = _fields(data, *_FAILURE_FIELDS)
-    fields["CAHOOTS_CHANGED"] = json.dumps(data["changed"])
-    _LOG.error(
-        "%s: %s: %s; %s; %s",
-        data["model"], data["cause"], data["evidence"], data["remedy"], data["action"],
-        extra={"fields": fields},
-    )  # fmt: skip
-
-
-def _tell_reload(data: Mapping[str, object]) -> None:
-    if data["error"] is not None:
-        _LOG.error("the settings cannot be used, the last good ones stay: %s", data["error"])
-    else:
-        _LOG.info("settings read again: %s", data["text"])
 
 
 def _tell_operation(data: Mapping[str, object]) -> None:
@@ -96,6 +102,7 @@ def _tell_operation(data: Mapping[str, object]) -> None:
         "CAHOOTS_OPERATION": str(data["id"]),
         "CAHOOTS_UID": str(by.get("uid")),
         "CAHOOTS_PID": str(by.get("pid")),
+        **_fields(params, "model"),
     }
     if data["progress"] is None:
         asked = "".join(f", {name} {value}" for name, value in params.items())

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sysconfig
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,11 @@ class StandIn(Service):
         self.machine.run(["rm", "-f", f"{_DATA}/script.json.starts"])
         starts = [asdict(behaviour) for behaviour in behaviours or (Behaviour(memory={}),)]
         self._write("script.json", {"starts": starts, "by_model": {}})
+
+    def play_log(self, name: str, text: str, start: Behaviour) -> Behaviour:
+        """Return the start as it is when its log is this text."""
+        self.machine.write(f"{_DATA}/{name}.log", text, owner=f"{USER}:{USER}")
+        return replace(start, log=f"{_DATA}/{name}")
 
     def show_gpus(self, *gpus: Gpu) -> None:
         """Let these be the GPUs from now on; none: there is no driver."""

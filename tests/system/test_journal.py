@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fake_vllm.script import failure
+from fake_vllm.script import LOGS, failure
 from system.machine import wait_for
 from system.service import UNIT
 from system.stand_in import StandIn
@@ -60,6 +60,31 @@ def test_good_start_is_told_by_both_and_the_daemon_warns_of_nothing(stand_in: St
     generation = str(stand_in.status()["worker"]["generation"])
     said = machine.journal(since, f"CAHOOTS_GENERATION={generation}")
     assert {_identifier(entry) for entry in said} == {_DAEMON, _WORKER}
+
+
+def test_flood_of_the_worker_is_cut_and_the_daemons_entries_keep_their_fields(
+    stand_in: StandIn,
+) -> None:
+    machine = stand_in.machine
+    since = machine.say("date", "+--since=@%s.%N")
+    head = "(APIServer pid=7) INFO 11-22 22:33:35"
+    flood = "".join(f"{head} [a.py:{number}] line {number}\n" for number in range(50_000))
+    words = f"{flood}{(LOGS / 'missing_dependency.log').read_text()}"
+    start = stand_in.play_log("flood", words, failure("missing_dependency"))
+    stand_in.play(start)
+    stand_in.ctl("restart", "--no-wait")
+    wait_for(lambda: stand_in.status()["state"] == "failed", 60)
+    wait_for(lambda: "were left out" in machine.messages(since, f"--identifier={_WORKER}"), 30)
+
+    mine = machine.journal(since, f"--identifier={_DAEMON}")
+    assert {entry["_TRANSPORT"] for entry in mine} == {"journal"}
+    assert len([entry for entry in mine if "CAHOOTS_CAUSE" in entry]) == 1
+    theirs = machine.journal(since, f"--identifier={_WORKER}")
+    assert 1_000 < len(theirs) < 5_000
+    assert any("EngineCore failed to start" in str(entry["MESSAGE"]) for entry in theirs)
+    # journald had no reason to drop any: it would say so.
+    said = machine.messages(since, "--unit=systemd-journald.service")
+    assert "Suppressed" not in said
 
 
 def _identifier(entry: Mapping[str, Any]) -> str:

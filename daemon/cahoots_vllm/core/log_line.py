@@ -8,6 +8,7 @@ in one line.
 import re
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 
 
 class Depth(IntEnum):
@@ -48,7 +49,8 @@ _RECORD = re.compile(
 )
 # uvicorn's own: the level, a colon, blanks.
 _SHORT = re.compile(_LEVEL + r":[ \t]+")
-_COLOUR = re.compile(r"(?:\x1b|\^\[)\[[0-9;]*[mK]")
+# Also the moves of nested progress bars; "^[" is how an escape looks in a paste.
+_COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\^\[\[[0-9;]*[mK]")
 _STAMP = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,\d]*(?:Z|[+-]\d\d:?\d\d)?"
 _DATE = r"[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?:[.,]\d+)?"
 # What other programs put before a line.
@@ -70,10 +72,11 @@ _FOREIGN = re.compile(
 _DAEMONS = re.compile(rf"{_DATE} daemon: ")
 
 
+# Each line is read by the phases, the log and the journal in turn: the most of a flood's cost.
+@lru_cache(maxsize=8)
 def parse_line(text: str) -> LogLine:
     """Split a line into process, level and message; never fails."""
-    rest = _COLOUR.sub("", text).rstrip("\r\n") if "\x1b" in text or "^[" in text else text
-    rest = rest.rstrip("\r\n")
+    rest = without_colour(text).rstrip("\r\n")
     if daemons := _DAEMONS.match(rest):
         return LogLine(rest[daemons.end() :], None, "INFO")
     rest = _without_foreign(rest)
@@ -88,6 +91,11 @@ def parse_line(text: str) -> LogLine:
         level = match["level"]
         rest = rest[match.end() :]
     return LogLine(rest.rstrip("\r"), process, level, pid)
+
+
+def without_colour(text: str) -> str:
+    """Return a line without what only a terminal understands."""
+    return _COLOUR.sub("", text) if "\x1b" in text or "^[" in text else text
 
 
 def _without_foreign(text: str) -> str:

@@ -26,11 +26,20 @@ class Secret:
         return bool(self._value)
 
 
+def masked_words(secrets: Iterable[str]) -> tuple[str, ...]:
+    """Return what must not stand in any line, the longest first: one may be part of another.
+
+    A secret with line ends counts line by line. Very short ones are none: masking a "1" or "true"
+    would blind whoever reads the phases.
+    """
+    lines = (line for secret in secrets for line in secret.splitlines())
+    return tuple(sorted((w for w in lines if len(w) >= _MIN_SECRET), key=len, reverse=True))
+
+
 def mask(text: str, secrets: Iterable[Secret]) -> str:
-    """Return a text in which no secret stands; very short ones are none (a "1" or "true")."""
-    values = sorted((s.reveal() for s in secrets if len(s.reveal()) >= _MIN_SECRET), key=len)
-    for value in reversed(values):  # the longest first: one may be part of another
-        text = text.replace(value, str(Secret("")))
+    """Return a text in which no secret stands."""
+    for word in masked_words(secret.reveal() for secret in secrets):
+        text = text.replace(word, str(Secret("")))
     return text
 
 

@@ -6,24 +6,32 @@ import fcntl
 import os
 import re
 import socket
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-_SOCKET = Path("/run/systemd/journal/socket")
+SOCKET = Path("/run/systemd/journal/socket")
 _FIELD_NAME = re.compile(r"[A-Z][A-Z0-9_]{0,63}")  # systemd.journal-fields(7); _X is journald's
 _TOO_LARGE = (errno.EMSGSIZE, errno.ENOBUFS)
 _SEND_BUFFER_BYTES = 8 * 1024 * 1024  # as sd-journal asks for; the kernel may give less
 
 
 class Journal:
-    """A sender that never waits: what a full or missing journal does not take is not sent."""
+    """A sender that hardly waits: what a full or missing journal does not take is not sent."""
 
-    def __init__(self, path: Path = _SOCKET) -> None:
-        """Make the socket. It is not connected, so that a restarted journald is found again."""
-        self._path = str(path)
+    def __init__(self, path: Path | None = None, *, wait_s: float = 0.0) -> None:
+        """Make the socket. It is not connected, so that a restarted journald is found again.
+
+        `wait_s`: so long a full journal is waited for, once: it is full when others flood it (the
+        queue is one for all senders, unix(7)) for microseconds, and when it hangs for good.
+        """
+        self._path = str(path or SOCKET)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        self._socket.setblocking(False)  # noqa: FBT003 (its only parameter)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+        wait = struct.pack("@ll", int(wait_s), int(wait_s % 1 * 1_000_000))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
+        self._waits = wait_s > 0
+        self._is_stuck = False
 
     def send(self, message: str, priority: int, fields: Mapping[str, str]) -> bool:
         """Send one entry; `priority` is syslog's, 0 (emergency) to 7 (debug).
@@ -34,13 +42,16 @@ class Journal:
             _encode(name, value)
             for name, value in [("MESSAGE", message), ("PRIORITY", str(priority)), *fields.items()]
         )
+        flags = 0 if self._waits and not self._is_stuck else socket.MSG_DONTWAIT
         try:
-            self._socket.sendto(entry, self._path)
+            self._socket.sendto(entry, flags, self._path)
         except OSError as error:
-            return error.errno in _TOO_LARGE and self._send_in_file(entry)
+            self._is_stuck = error.errno == errno.EAGAIN
+            return error.errno in _TOO_LARGE and self._send_in_file(entry, flags)
+        self._is_stuck = False
         return True
 
-    def _send_in_file(self, entry: bytes) -> bool:
+    def _send_in_file(self, entry: bytes, flags: int) -> bool:
         """Send an entry too large for a datagram: an empty one that carries a sealed memfd."""
         if not hasattr(os, "memfd_create"):
             return False  # a Python built for an old glibc, such as uv's of before 2026
@@ -51,7 +62,7 @@ class Journal:
         try:
             _fill_and_seal(file, entry)
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [file]))
-            self._socket.sendmsg([], [rights], 0, self._path)
+            self._socket.sendmsg([], [rights], flags, self._path)
         except OSError:
             return False
         finally:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from cahoots_vllm.core.secret import masked_words
 from cahoots_vllm.host.line_file import LineFile
 
 _CHUNK_BYTES = 65536
@@ -20,7 +21,6 @@ _FIRST_AT_ONCE, _LAST_AT_ONCE = 1000, 2000
 _MAX_LINE = 4000
 # The start is kept for good: what it says decides how later words are read.
 _FIRST_LINES, _LAST_LINES = 3000, 2000
-_MIN_SECRET = 6  # a "1" or "true" is no secret: masking it would blind the phases
 LineSink = Callable[[str], None]
 
 
@@ -39,12 +39,7 @@ class OutputPump:
         """
         self._read_end = read_end
         self._sink = sink
-        # Line by line: of a secret with a line end no line would be it.
-        parts = (part for secret in secrets for part in secret.splitlines())
-        masked = sorted(
-            (part.encode() for part in parts if len(part) >= _MIN_SECRET), key=len, reverse=True
-        )
-        self._secrets = tuple(masked)  # the longest first: one may be part of another
+        self._secrets = tuple(word.encode() for word in masked_words(secrets))
         self._rest = b""
         self._pending: deque[bytes] = deque()
         self._later: asyncio.TimerHandle | None = None

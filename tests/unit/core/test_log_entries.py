@@ -34,6 +34,7 @@ def entries(*lines: str) -> list[Entry]:
         ("Fatal Python error: Aborted", ERROR),
         ("terminate called after throwing an instance of 'c10::Error'", ERROR),
         ("Traceback (most recent call last):", ERROR),
+        ("[rank0]:[E225 11:11:34.120387114 ProcessGroupNCCL.cpp:1595] watchdog", ERROR),
     ],
 )
 def test_priority_is_the_level_that_vllm_gave(line: str, priority: int) -> None:
@@ -63,20 +64,99 @@ def test_empty_line_of_a_record_stays_in_it() -> None:
     assert [entry.text for entry in said] == [f"{head} It failed:\n\nthe end"]
 
 
-def test_bare_traceback_with_its_chain_is_one_entry() -> None:
+@pytest.mark.parametrize("blank", [[""], []], ids=["blank lines", "as the pump gives them"])
+def test_bare_traceback_with_its_chain_is_one_entry(blank: list[str]) -> None:
     lines = [
         "Traceback (most recent call last):",
         '  File "a.py", line 1, in <module>',
         "KeyError: 'a'",
-        "",
+        *blank,
         "During handling of the above exception, another exception occurred:",
-        "",
+        *blank,
         "Traceback (most recent call last):",
         '  File "b.py", line 1, in <module>',
         "vllm.errors.EngineDeadError: it died",
     ]
     said = entries(*lines, "INFO:     Shutting down")
     assert [entry.text for entry in said] == ["\n".join(lines), "INFO:     Shutting down"]
+
+
+def test_message_of_several_lines_stays_with_what_was_raised() -> None:
+    raised = [
+        "Traceback (most recent call last):",
+        '  File "a.py", line 1, in <module>',
+        "OSError: You are trying to access a gated repo.",
+        "Make sure to have access to it at https://huggingface.co/meta-llama/Llama-3.1-8B.",
+        "401 Client Error. (Request ID: Root=1-6924)",
+    ]
+    (entry,) = entries(*raised)
+    assert (entry.text, entry.priority) == ("\n".join(raised), ERROR)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Process EngineCore_DP0:",
+        "/usr/lib/python3.11/multiprocessing/resource_tracker.py:254: UserWarning: leaked",
+        "[W1123 14:02:58.244881201 ProcessGroupNCCL.cpp:1575] Warning: not destroyed",
+        "W1126 13:32:32.838000 181 torch/_library/triton.py:53] Triton not available",
+        "Loading safetensors checkpoint shards:  50% Completed | 1/2",
+    ],
+)
+def test_what_begins_after_a_traceback_is_none_of_it(line: str) -> None:
+    said = entries("Traceback (most recent call last):", "KeyError: 'a'", line)
+    assert [(entry.text, entry.priority) for entry in said[1:]] == [(line, INFO)]
+
+
+def test_stream_of_bare_lines_is_not_taken_for_a_message() -> None:
+    said = entries("Traceback (most recent call last):", "E: x", *["and so on"] * 100)
+    assert said[0].text.count("\n") < 40
+    assert {entry.priority for entry in said[1:]} == {INFO}
+
+
+def test_second_traceback_is_another_entry() -> None:
+    raised = ["Traceback (most recent call last):", "  File", "E: x"]
+    assert [entry.text for entry in entries(*raised, *raised)] == ["\n".join(raised)] * 2
+
+
+def test_uvicorns_error_and_what_was_raised_are_one_entry() -> None:
+    lines = [
+        "ERROR:    Exception in ASGI application",
+        "Traceback (most recent call last):",
+        "  File",
+        "ValueError: x",
+    ]
+    said = entries(*lines, "ERROR:    another", "ERROR:    and another")
+    assert [entry.text.count("\n") for entry in said] == [3, 0, 0]
+
+
+def test_warning_of_several_lines_is_one_entry() -> None:
+    head = f"(APIServer pid=7) WARNING {AT} [cpu.py:224] "
+    said = entries(head + "one", head + "two", f"(APIServer pid=7) WARNING {AT} [b.py:1] three")
+    assert [entry.text for entry in said] == [head + "one\ntwo", said[1].text]
+
+
+def test_coloured_traceback_is_one_entry_without_colours() -> None:
+    head = f"\x1b[1;36m(EngineCore pid=7)\x1b[0;0m ERROR {AT} [core.py:1] "
+    (entry,) = entries(f"{head}\x1b[31mTraceback (most recent call last):", f"{head}E: x")
+    assert entry.text == (
+        f"(EngineCore pid=7) ERROR {AT} [core.py:1] Traceback (most recent call last):\nE: x"
+    )
+
+
+def test_characters_that_journalctl_would_hide_a_line_for_are_replaced() -> None:
+    assert [entry.text for entry in entries("a\x00b\x07c\td\x1b[Ae")] == ["a?b?c\tde"]
+
+
+def test_speakers_without_end_are_not_kept_without_end() -> None:
+    log = LogEntries()
+    said = [
+        entry
+        for pid in range(10_000)
+        for entry in log.add(f"(W pid={pid}) Traceback (most recent call last):", 0.0)
+    ]
+    assert 10_000 - len(said) < 100
+    assert len(said) + len(log.rest()) == 10_000
 
 
 def test_two_processes_that_fail_at_once_have_an_entry_each() -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from cahoots_vllm.core.secret import Secret, is_secret_name
+from cahoots_vllm.core.secret import Secret, is_secret_name, mask
 
 PLAIN = "hf_veryPrivate123"
 
@@ -46,3 +46,12 @@ def test_names_that_say_secret(name: str) -> None:
 )
 def test_names_that_do_not(name: str) -> None:
     assert not is_secret_name(name)
+
+
+def test_secret_of_several_lines_is_masked_wherever_one_of_them_stands() -> None:
+    secret = Secret("first-half\nsecond-half\n")
+    assert mask("refused: first-half\nand second-half", [secret]) == "refused: ***\nand ***"
+
+
+def test_longer_secret_goes_first() -> None:
+    assert mask("abcdefgh", [Secret("abcdef"), Secret("abcdefgh")]) == "***"

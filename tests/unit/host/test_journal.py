@@ -5,6 +5,7 @@ import fcntl
 import os
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,6 +106,33 @@ def test_full_journal_does_not_hold_us(journald: Journald, journal: Journal) -> 
     assert time.monotonic() - started < 1
     journald.datagram()
     assert journal.send("again", 6, {})
+
+
+def test_journal_that_others_fill_is_waited_for(journald: Journald, journal: Journal) -> None:
+    while journal.send("of others", 6, {}):
+        pass
+    own = Journal(journald.path, wait_s=5)
+    reader = threading.Timer(0.2, journald.datagram)
+    reader.start()
+    assert own.send("own", 3, {})
+    reader.join()
+    own.close()
+
+
+def test_journal_that_hangs_is_waited_for_once(journald: Journald) -> None:
+    own = Journal(journald.path, wait_s=0.2)
+    while own.send("m", 6, {}):
+        pass
+    started = time.monotonic()
+    assert not any(own.send("m", 6, {}) for _ in range(100))
+    assert time.monotonic() - started < 0.2
+    # Once it goes on, it is waited for again.
+    journald.datagram()
+    assert own.send("m", 6, {})
+    started = time.monotonic()
+    assert not own.send("m", 6, {})
+    assert time.monotonic() - started > 0.15
+    own.close()
 
 
 def test_missing_and_restarted_journal(journald: Journald, journal: Journal) -> None:
