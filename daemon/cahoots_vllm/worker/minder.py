@@ -41,7 +41,9 @@ def main() -> int:
         else:
             given_up = given_up + 1 if _is_given_up(unit) else 0
         if alone_since is not None and (now - alone_since >= timeout_s or given_up >= _LOOKS):
-            sys.stderr.write(f"cahoots-vllm: no daemon comes back: ending worker {pid}\n")
+            # A warning, in the journal's words (sd-daemon(3)); plain where a person reads it.
+            level = "<4>" if unit is not None else "cahoots-vllm: "
+            sys.stderr.write(f"{level}no daemon comes back: ending worker {pid}\n")
             sys.stderr.flush()
             end_tree(cgroup, pid, started)
             return 0

@@ -78,7 +78,7 @@ def main() -> int:
     for path in workers:
         is_gone = end_cgroup(path)
         said = "ended" if is_gone else "cannot be killed: a driver or a disk hangs"
-        sys.stderr.write(f"cahoots-vllm: {path.name}, left by the daemon: {said}\n")
+        sys.stderr.write(f"<4>{path.name}, left by the daemon: {said}\n")
     return 0
 
 
