@@ -1,12 +1,11 @@
 """Sees that the demo model is there: converted once, by the engine's Python, into the cache."""
 
 import os
-import shutil
 from pathlib import Path
 
 from .console import MB, SetupError, say
 from .engines import Engine
-from .pip import run
+from .pip import User, run
 
 NAME = "SmolLM2-135M-Instruct"
 NEEDS_BYTES = 400 * MB  # 273 MB, and room beside it
@@ -27,14 +26,15 @@ def directory() -> Path:
     return cache() / "models" / NAME
 
 
-def ensure(engine: Engine, place: Path | None = None) -> None:
-    """Convert the demo model unless it is there; `place` is another directory for it."""
+def ensure(engine: Engine, place: Path | None = None, user: User | None = None) -> None:
+    """Convert the demo model unless it is there.
+
+    `place` is another directory for it, `user` whose it shall be and who converts it.
+    """
     target = place or directory()
     if target.is_dir():
         say("      already there")
         return
-    for leftover in target.parent.glob(f".{NAME}.*"):  # of a conversion that was killed
-        shutil.rmtree(leftover)
     python = str(engine.directory / "bin" / "python")
     code, _ = run([python, "-c", PROBE], engine.directory)
     if code != 0:
@@ -44,7 +44,8 @@ def ensure(engine: Engine, place: Path | None = None) -> None:
             "run this once without --engine, or name a model of yours",
         )
     script = Path(__file__).with_name("demo_model.py")
-    code, output = run([python, "-P", str(script), str(target)], engine.directory, "converting")
+    command = [python, "-P", str(script), str(target)]
+    code, output = run(command, engine.directory, "converting", user)
     if code != 0:
         last = "\n".join(output.splitlines()[-20:])
         message = f"cannot convert the demo model into {target}"
