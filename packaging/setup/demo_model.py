@@ -45,6 +45,8 @@ def main() -> None:
     """Convert into a directory beside the target and rename it: the target is whole or absent."""
     target = Path(sys.argv[1])
     target.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in target.parent.glob(f".{target.name}.*"):  # of a conversion that was killed
+        shutil.rmtree(leftover)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         convert(find_weights(), work)

@@ -2,9 +2,11 @@
 
 import os
 import queue
+import shutil
 import subprocess
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from .console import MovingLine, SetupError, size
@@ -24,6 +26,15 @@ NETWORK_SIGNS = (
 )
 NOT_FOUND_SIGNS = ("No matching distribution found", "Could not find a version that satisfies")
 TAIL = 30
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Somebody with fewer rights, as whom root runs a command."""
+
+    uid: int
+    gid: int
+    home: Path
 
 
 class CommandError(SetupError):
@@ -87,16 +98,17 @@ def compile_all(environment: Path) -> None:
     run([*command, str(environment / "lib")], environment, "compiling to byte code")
 
 
-def run(command: Sequence[str], place: Path, doing: str = "") -> tuple[int, str]:
+def run(
+    command: Sequence[str], place: Path, doing: str = "", user: User | None = None
+) -> tuple[int, str]:
     """Run a command under a moving line: what it last said, and what it took of `place`'s disk.
 
-    Return its exit status and output. When this process is interrupted, so is the command.
+    Return its exit status and output. When this process is interrupted, or killed, so is the
+    command: the next run must not meet it.
     """
     line, lines = MovingLine(), list[str]()
     before = _free_bytes(place)
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as process:
+    with _start(command, user) as process:
         arrived: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         threading.Thread(target=_read, args=(process, arrived), daemon=True).start()
         try:
@@ -112,6 +124,28 @@ def run(command: Sequence[str], place: Path, doing: str = "") -> tuple[int, str]
         finally:
             line.clear()
     return process.returncode, "\n".join(lines)
+
+
+def _start(command: Sequence[str], user: User | None) -> subprocess.Popen[str]:
+    tied = ["setpriv", "--pdeathsig=KILL", "--"] if shutil.which("setpriv") else []
+    return subprocess.Popen(
+        [*tied, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        user=user.uid if user else None,
+        group=user.gid if user else None,
+        extra_groups=() if user else None,
+        # Where root is, and keeps temporary files, others may not be.
+        cwd="/" if user else None,
+        env=_environment(user) if user else None,
+    )
+
+
+def _environment(user: User) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name != "TMPDIR"}
+    return {**kept, "HOME": str(user.home)}
 
 
 def _read(process: subprocess.Popen[str], arrived: "queue.SimpleQueue[str | None]") -> None:

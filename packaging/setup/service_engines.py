@@ -6,6 +6,7 @@ in use. Root's files, readable by the service and not writable: it runs what is 
 
 import argparse
 import os
+import pwd
 import shutil
 import subprocess
 import tempfile
@@ -15,12 +16,14 @@ from pathlib import Path
 
 from . import demo, engines, venvs
 from .console import SetupError, Steps, say, size
+from .pip import User
 from .preflight import require_space
 
 ROOT = Path("/opt/cahoots-vllm")
 CACHE = Path("/var/cache/cahoots-vllm")
-USER = "cahoots-vllm"
-CTL = "/usr/bin/cahootsctl"
+SERVICE = "cahoots-vllm"
+CTL = ("/usr/bin/cahootsctl", "--socket", "/run/cahoots-vllm/control.sock")
+UNREACHABLE = 4  # cahootsctl's exit status where no daemon answers
 
 DESCRIPTION = """\
 Installs vLLM for the cahoots-vllm service, below /opt/cahoots-vllm, and says which one it uses.
@@ -84,10 +87,17 @@ class Shelf:
         if name == self.in_use():
             message = f"{name} is the engine in use"
             raise SetupError(message, "use another one first: sudo cahoots-vllm-engine use NAME")
-        if (pid := user_of(directory)) is not None:
-            message = f"{name} is being run by process {pid}"
-            raise SetupError(message, "let the worker change first: cahootsctl reload")
-        shutil.rmtree(directory)
+        require_idle(directory)
+        # In one step: what is left where this is killed must not pass for an engine.
+        doomed = directory.with_name(f".{name}.removed")
+        self.sweep()
+        directory.rename(doomed)
+        shutil.rmtree(doomed)
+
+    def sweep(self) -> None:
+        """Delete what is left of a removal that was killed."""
+        for doomed in (self.root / "engines").glob(".*.removed"):
+            shutil.rmtree(doomed)
 
 
 def is_finished(directory: Path) -> bool:
@@ -95,16 +105,28 @@ def is_finished(directory: Path) -> bool:
     return bool(venvs.read_stamp(directory)) and not (directory / venvs.DRAFT).exists()
 
 
+def require_idle(directory: Path) -> None:
+    """Check that no process runs an engine. Raises SetupError."""
+    if (pid := user_of(directory)) is not None:
+        message = f"{directory.name} is being run by process {pid}"
+        remedy = "let the service use another one (cahoots-vllm-engine use NAME) and wait until it"
+        raise SetupError(
+            message, f"{remedy}\nhas changed over, or stop its worker: cahootsctl stop"
+        )
+
+
 def user_of(directory: Path, proc: Path = Path("/proc")) -> int | None:
-    """Return a process that runs a program of this directory, None if there is none."""
-    start = f"{directory}/bin/".encode()
-    for entry in proc.glob("[0-9]*/cmdline"):
+    """Return a process that runs this engine, None if there is none."""
+    program, mapped = f"{directory}/bin/".encode(), f" {directory}/lib".encode()
+    for process in proc.glob("[0-9]*"):
         try:
-            words = entry.read_bytes().split(b"\0")[:2]
+            words = (process / "cmdline").read_bytes().split(b"\0")[:2]
+            # vLLM's processes give themselves titles, in place of a command line.
+            uses = any(word.startswith(program) for word in words)
+            if uses or mapped in (process / "maps").read_bytes():
+                return int(process.name)
         except OSError:
             continue  # it ended
-        if any(word.startswith(start) for word in words):
-            return int(entry.parent.name)
     return None
 
 
@@ -119,15 +141,18 @@ def main(arguments: Sequence[str]) -> int:
         raise SetupError(message, f"run it as root: sudo cahoots-vllm-engine {options.action}")
     # Whatever root's umask: the service must be able to read it.
     os.umask(0o022)
-    if options.action == "install":
-        return _install(shelf, options)
-    if options.action == "use":
-        shelf.use(options.name)
-        say(f"{options.name} is in use")
-        _tell_daemon()
-        return 0
-    shelf.remove(options.name)
-    say(f"{options.name} is removed")
+    shelf.root.mkdir(parents=True, exist_ok=True)
+    with venvs.exclusive(shelf.root):
+        if options.action == "remove":
+            shelf.remove(options.name)
+            say(f"{options.name} is removed")
+            return 0
+        name = options.name if options.action == "use" else _install(shelf, options)
+        if options.action == "install" and options.no_use:
+            return 0
+        shelf.use(name)
+    say(f"{name} is in use")
+    _tell_daemon()
     return 0
 
 
@@ -141,7 +166,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     kind.add_argument("--cpu", action="store_true", help="its CPU build, and the demo model")
     install.add_argument("--version", metavar="V", type=_version, help="another version of vLLM")
     install.add_argument("--no-use", action="store_true", help="leave the one in use as it is")
-    actions.add_parser("list", help="show which are there (default of nothing: see --help)")
+    actions.add_parser("list", help="show which are there")
     for action, what in (("use", "let the service use this one"), ("remove", "delete one")):
         actions.add_parser(action, help=what).add_argument("name", metavar="NAME", type=_name)
     return parser.parse_args(arguments)
@@ -171,55 +196,60 @@ def choose(root: Path, kind: str, version: str | None) -> engines.Engine:
     return engines.Engine(directory, kind, None if version == standard else version)
 
 
-def _install(shelf: Shelf, options: argparse.Namespace) -> int:
+def _install(shelf: Shelf, options: argparse.Namespace) -> str:
+    """Install what is asked for and return its name. Raises SetupError."""
     kind = "cpu" if options.cpu else "cuda"
     if not options.cpu and not options.cuda:
         kind = "cuda" if engines.has_gpu() else "cpu"
     engine = choose(shelf.root, kind, options.version)
-    engine.directory.parent.mkdir(parents=True, exist_ok=True)
+    engine.directory.parent.mkdir(exist_ok=True)
+    shelf.sweep()
     steps = Steps(3)
-    with venvs.exclusive(shelf.root):
-        with steps.step("this machine"):
-            say(f"      {engine.directory.name} goes to {engine.directory}")
+    with steps.step("this machine"):
+        say(f"      {engine.directory.name} goes to {engine.directory}")
+        if not engines.is_whole(engine):
+            require_idle(engine.directory)
             _check_space(engine)
-        with steps.step(f"the engine, {engine.directory.name}"):
-            engines.ensure(engine)
-        with steps.step("the demo model"):
-            _ensure_demo(engine)
-        if options.no_use:
-            return 0
-        shelf.use(engine.directory.name)
-    say(f"{engine.directory.name} is in use")
-    _tell_daemon()
-    return 0
+    with steps.step(f"the engine, {engine.directory.name}"):
+        engines.ensure(engine)
+    with steps.step("the demo model"):
+        _ensure_demo(engine)
+    return engine.directory.name
 
 
 def _check_space(engine: engines.Engine) -> None:
-    if engines.is_whole(engine):
-        return
     temporary = Path(tempfile.gettempdir())
-    needs = {engine.directory: engine.needs_bytes, temporary: engine.needs_temporary_bytes}
+    needed = max(0, engine.needs_bytes - _size(engine.directory))
+    needs = {engine.directory: needed, temporary: engine.needs_temporary_bytes}
     require_space(needs, "what is to be installed")
 
 
 def _ensure_demo(engine: engines.Engine) -> None:
+    """Have the service's user convert the demo model: root writes nothing where others may."""
     if engine.kind != "cpu":
         say("      not needed: it is for hosts without a GPU")
         return
-    if not CACHE.is_dir():
-        say(f"      not made: {CACHE} is not there (it comes with the package cahoots-vllm)")
+    try:
+        account = pwd.getpwnam(SERVICE)
+    except KeyError:
+        say(f"      not made: there is no user {SERVICE} (it comes with the package)")
         return
-    demo.ensure(engine, CACHE / "models" / demo.NAME, USER)
+    # As systemd makes it for the service (CacheDirectory=), which may not have been started yet.
+    CACHE.mkdir(mode=0o750, exist_ok=True)
+    if CACHE.stat().st_uid != account.pw_uid:
+        os.chown(CACHE, account.pw_uid, account.pw_gid)
+    user = User(account.pw_uid, account.pw_gid, CACHE / "home")
+    demo.ensure(engine, CACHE / "models" / demo.NAME, user)
 
 
 def _list(shelf: Shelf) -> int:
     used = shelf.in_use()
     for name in shelf.names():
         directory = shelf.directory(name)
-        state = "in use" if name == used else ""
+        notes = ["in use"] if name == used else []
         if not is_finished(directory):
-            state = "half-finished: install it again, or remove it"
-        say(f"{name:20} {size(_size(directory)):>8}  {state}".rstrip())
+            notes.append("half-finished: install it again, or remove it")
+        say(f"{name:20} {size(_size(directory)):>8}  {'; '.join(notes)}".rstrip())
     if not shelf.names():
         say("no engine yet: sudo cahoots-vllm-engine install")
     if used is None and shelf.link.exists():
@@ -232,13 +262,16 @@ def _size(directory: Path) -> int:
 
 
 def _tell_daemon() -> None:
-    """Let a running daemon take the engine now; say what to do where none runs."""
-    command = [CTL, "reload", "--no-wait"]
+    """Let a running daemon look for the engine now; say what to do where none runs."""
+    command = [*CTL, "reload", "--no-wait"]
     try:
         told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        told = None
-    if told is not None and told.returncode == 0:
-        say("the running service changes to it; watch it with: cahootsctl status")
-    else:
+    except (OSError, subprocess.TimeoutExpired) as error:
+        say(f"the service could not be told ({error}): cahootsctl reload")
+        return
+    if told.returncode == 0:
+        say("the running service has been told; watch it with: cahootsctl status")
+    elif told.returncode == UNREACHABLE:
         say("start the service with: sudo systemctl enable --now cahoots-vllm")
+    else:
+        say(f"the running service does not take it, see cahootsctl status:\n{told.stderr.strip()}")

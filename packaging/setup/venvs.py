@@ -23,14 +23,14 @@ OLDEST_PYTHON = [3, 11]
 
 
 @contextmanager
-def exclusive(checkout: Path) -> Iterator[None]:
-    """Let one setup at a time work in this checkout; the lock is on the directory itself."""
-    directory = os.open(checkout, os.O_RDONLY)
+def exclusive(place: Path) -> Iterator[None]:
+    """Let one setup at a time work in this directory; the lock is on the directory itself."""
+    directory = os.open(place, os.O_RDONLY)
     try:
         try:
             fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("another quickstart or test is setting up this checkout; waiting for it")
+            say(f"somebody else is setting up things in {place}; waiting for the end of that")
             fcntl.flock(directory, fcntl.LOCK_EX)
         yield
     finally:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from system.machine import wait_for
-from system.service import ENV_FILE, UNIT
+from system.service import ENV_FILE, ETC, UNIT, USER
 from system.stand_in import StandIn
 
 
@@ -82,6 +82,24 @@ def test_reload_of_another_model_swaps_and_of_another_port_does_not(stand_in: St
     stand_in.write_env(LOCAL_LLM_MODEL="org/a")
     machine.systemctl("reload", UNIT)
     wait_for(lambda: stand_in.status()["model"]["serving"] == "org/a", 15)
+
+
+def test_service_saves_the_model_and_cannot_touch_its_configuration(stand_in: StandIn) -> None:
+    machine = stand_in.machine
+    before = machine.read(ENV_FILE)
+    assert stand_in.ctl("swap-model", "org/b", "--save").returncode == 0
+    assert machine.read(ENV_FILE) == before.replace("MODEL=org/a", "MODEL=org/b")
+    assert machine.say("stat", "--format=%U:%G %a", ENV_FILE) == f"{USER}:{USER} 640"
+    # fs.protected_regular, which is the host's to set, refuses root no file in such a directory.
+    assert machine.say("stat", "--format=%U:%G %a", ETC) == f"root:{USER} 750"
+    for script in (
+        f"echo >>{ETC}/cahoots-vllm.toml",
+        f"mv {ETC}/models.d {ETC}/x",
+        f"touch {ETC}/x",
+    ):
+        assert machine.run(["sh", "-c", script], user=USER, check=False).returncode != 0, script
+    assert stand_in.ctl("swap-model", "org/a", "--save").returncode == 0
+    assert machine.read(ENV_FILE) == before
 
 
 def _listens(stand_in: StandIn, port: int) -> bool:

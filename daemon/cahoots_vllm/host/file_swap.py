@@ -1,6 +1,7 @@
 """Replaces the content of somebody's file and keeps everything else about it: owner, mode, links.
 
-All or nothing, by a new file beside the old one and rename(2). Blocking.
+All or nothing, by a new file beside the old one and rename(2). A file of our own in a directory
+closed to us is written in place, as the package installs `.env`. Blocking.
 """
 
 import contextlib
@@ -69,6 +70,10 @@ class SwapFile:
         A rehearsal does all of it but the renaming.
         """
         directory = self.real.parent
+        if self.seen.st_uid == os.geteuid() and not _is_open(directory):
+            if not is_rehearsal:  # opening it has shown all that can be
+                self._overwrite(content)
+            return
         try:
             file, name = tempfile.mkstemp(dir=directory, prefix=f".{self.real.name}.")
             try:
@@ -89,12 +94,48 @@ class SwapFile:
             raise _explain(error, f"in {directory}", directory) from error
         _sync(directory)
 
+    def _overwrite(self, content: bytes) -> None:
+        """Write into the file itself: in one write(2), with line ends up to the old length.
+
+        So nobody ever finds the end of the old text behind the new one, whoever is killed.
+        """
+        try:
+            file = os.open(self.real, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                self._check_unchanged()
+                _fill(file, content, self.content)
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise _explain(error, "the file", self.real) from error
+
     def _check_unchanged(self) -> None:
         now = self.real.stat()
         is_same = os.path.realpath(self.path) == str(self.real)
         if not is_same or _identity(now) != _identity(self.seen):
             reason = "it changed meanwhile"
             raise CannotSwapError(reason)
+
+
+def _fill(file: int, content: bytes, old: bytes) -> None:
+    """Put the content into an open file; what was there where there is no room for it."""
+    try:
+        _write_whole(file, content.ljust(len(old), b"\n"))
+        os.ftruncate(file, len(content))
+        os.fsync(file)
+    except OSError:
+        os.pwrite(file, old, 0)
+        os.ftruncate(file, len(old))
+        raise
+
+
+def _write_whole(file: int, content: bytes) -> None:
+    if os.pwrite(file, content, 0) < len(content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _is_open(directory: Path) -> bool:
+    return os.access(directory, os.W_OK | os.X_OK, effective_ids=True)
 
 
 def _identity(info: os.stat_result) -> tuple[int, ...]:

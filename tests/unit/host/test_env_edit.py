@@ -224,12 +224,100 @@ def test_no_permission_says_who_may(directory: Path) -> None:
     assert error.message == f"cannot write {path}: no permission to write the file"
     assert error.remedy.startswith("as ")
     assert error.remedy.endswith(f"by hand: {KEY}={NEW}")
+
+
+@only_root
+def test_file_of_another_user_is_not_written_in_a_closed_directory(directory: Path) -> None:
+    path = directory / ".env"
+    path.write_text("A=1\n")
     path.chmod(0o666)
-    directory.chmod(0o555)
     with without_root():
         error = refusal(path)
     assert error.message == f"cannot write {path}: no permission to write in {directory}"
+    assert path.read_text() == "A=1\n"
+
+
+@pytest.fixture
+def own_file(directory: Path) -> Iterator[Path]:
+    """Make a file of ours in a directory closed to us: the service's, as it is installed."""
+    path = directory / ".env"
+    path.write_bytes(b"")
+    path.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(path, _NOBODY, _NOBODY)
+    directory.chmod(0o555)
+    with without_root():
+        yield path
     directory.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"A='1'\nKEY='an older and longer name'\n", b"A='1'\nKEY='NEW'\n"),
+        (b"KEY=o\nB=2", b"KEY=NEW\nB=2"),
+        (b"A=1\n", b"A=1\nKEY=NEW\n"),
+    ],
+)
+def test_own_file_in_a_closed_directory_is_written_in_place(
+    own_file: Path, before: bytes, after: bytes
+) -> None:
+    own_file.write_bytes(before.replace(b"KEY", KEY.encode()))
+    seen = own_file.stat()
+    set_value(own_file, KEY, NEW, is_rehearsal=True)
+    assert own_file.read_bytes() == before.replace(b"KEY", KEY.encode())
+    set_value(own_file, KEY, NEW)
+    wanted = after.replace(b"KEY", KEY.encode()).replace(b"NEW", NEW.encode())
+    assert own_file.read_bytes() == wanted
+    now = own_file.stat()
+    assert (now.st_ino, now.st_mode) == (seen.st_ino, seen.st_mode)
+
+
+@pytest.mark.parametrize("kept", [0, 3])
+def test_write_in_place_that_finds_no_room_leaves_the_old_content(
+    own_file: Path, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    old = f"{KEY}=a\nB=2\n".encode()
+    own_file.write_bytes(old)
+    write, written = os.pwrite, list[bytes]()
+
+    def write_some(file: int, content: bytes, offset: int) -> int:
+        written.append(content)
+        return write(file, content[:kept] if len(written) == 1 else content, offset)
+
+    monkeypatch.setattr(os, "pwrite", write_some)
+    error = refusal(own_file)
+    assert "no space left" in error.message
+    assert own_file.read_bytes() == old
+
+
+def test_killed_write_in_place_leaves_no_end_of_the_old_text(
+    own_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_file.write_bytes(f"B=2\n{KEY}=an/older-and-much-longer-name\n".encode())
+
+    def die(_file: int, _length: int) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(os, "ftruncate", die)
+    with pytest.raises(SystemExit):
+        set_value(own_file, KEY, NEW)
+    assert dotenv_values(own_file) == {"B": "2", KEY: NEW}
+
+
+def test_change_before_a_write_in_place_wins(
+    own_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_file.write_text(f"{KEY}=old\n")
+    access = os.access
+
+    def edit(path: Path, mode: int, *, effective_ids: bool) -> bool:
+        own_file.write_text(f"{KEY}=somebody-elses\n")
+        return access(path, mode, effective_ids=effective_ids)
+
+    monkeypatch.setattr(os, "access", edit)
+    assert "changed meanwhile" in refusal(own_file).message
+    assert own_file.read_text() == f"{KEY}=somebody-elses\n"
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
