@@ -167,7 +167,8 @@ def test_foreign_process_under_the_remembered_pid_is_neither_taken_nor_ended(
     left = json.loads(file.read_text())
     left["mark"] |= {"pid": stranger.pid, "started": row.started}
     file.write_text(json.dumps(left))
-    daemon.start_ready()
+    daemon.start()
+    daemon.wait_generation(2)
     assert daemon.main_pid() != stranger.pid
     assert stranger.poll() is None
     stranger.kill()

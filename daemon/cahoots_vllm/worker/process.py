@@ -67,8 +67,8 @@ class Worker:
 
     @property
     def pid(self) -> int | None:
-        """The API server's pid."""
-        return self._running.child.pid if self._running else None
+        """The API server's pid, while it lives: it may be somebody else's after."""
+        return self._running.child.pid if self._running and self.is_running else None
 
     @property
     def is_running(self) -> bool:
