@@ -13,6 +13,7 @@ from cahoots_vllm.host.children import become_subreaper
 
 from .harness import Daemon
 from .scripted_gpus import ScriptedGpus
+from .service_manager import ServiceManager
 from .stub_hub import StubHub, running_hub
 
 _HERE = Path(__file__).parent
@@ -108,3 +109,11 @@ def swapping(
         one.write_env(HF_ENDPOINT=swapping_hub.endpoint)
         one.start_ready()
         yield one
+
+
+@pytest.fixture
+def manager(daemon: Daemon) -> Iterator[ServiceManager]:
+    """Makes `daemon` its service."""
+    daemon.manager = ServiceManager(daemon.runtime.parent / "notify")
+    yield daemon.manager
+    daemon.manager.close()
