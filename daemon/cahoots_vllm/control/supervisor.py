@@ -62,12 +62,9 @@ class Supervisor:
         try:
             async with self._tasks:
                 goal = self._goal(self.settings) if self.settings.is_local else None
-                if self._left is not None:
-                    self._effects.go_on(self.settings, self._tasks)
-                    local = self._left.was_local
-                    self._handle(first_event(self.state, goal, was_local=local))
-                else:
-                    self._handle(Want(goal))
+                self._effects.go_on(self.settings, self._tasks)
+                was_local = self._left is not None and self._left.was_local
+                self._handle(first_event(self.state, goal, was_local=was_local))
                 while True:
                     self._handle(await self._events.get())
         finally:
