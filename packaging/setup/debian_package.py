@@ -20,7 +20,7 @@ TOOLS = {
     "dh": "debhelper",
     "systemctl": "systemd",
 }
-PACKAGES = "dpkg-dev debhelper python3-dev python3-venv"
+PACKAGES = "dpkg-dev debhelper python3-dev python3-venv systemd"
 TAIL = 40
 # What is not the product's source: environments, results, the history.
 LEFT_OUT = (
