@@ -278,7 +278,8 @@ def test_next_daemon_does_not_touch_a_pid_that_was_given_again(daemon: Daemon) -
     record = daemon.read_state()
     innocent = daemon.process_of_another()
     daemon.write_state(record | {"worker": {"generation": 1, "pid": innocent.pid, "started": 5}})
-    daemon.start_ready()
+    daemon.start()
+    daemon.change("start")  # what was stopped stays stopped
     assert innocent.poll() is None
     innocent.kill()
     innocent.wait(5)

@@ -60,6 +60,17 @@ def test_requests_of_every_moment_are_answered_while_the_daemon_is_replaced(
     assert not wrong
 
 
+def test_client_that_had_just_connected_is_answered(daemon: Daemon) -> None:
+    daemon.start_ready()
+    connection = daemon.gateway()
+    connection.connect()
+    time.sleep(0.1)  # accepted by the daemon that goes
+    daemon.api("POST", "/v1/daemon-reexec")
+    wait_for(lambda: "becoming the daemon" in daemon.log.read_text())
+    connection.request("GET", "/health")
+    assert connection.getresponse().status == 200
+
+
 def test_stream_under_way_is_finished_before_the_daemon_is_replaced(daemon: Daemon) -> None:
     daemon.play(Behaviour(tokens_per_s=20))
     daemon.start_ready()

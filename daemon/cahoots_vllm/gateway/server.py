@@ -14,6 +14,7 @@ from cahoots_vllm.gateway.proxy import Proxy
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _SHUTDOWN_S = 2.0
+_ASKS_WITHIN_S = 0.5
 _MAX_HEADER_BYTES = 64 * 1024
 
 
@@ -100,6 +101,11 @@ class GatewayServer:
         self._is_leaving = True
         await _leave(self._sites)
         self._sites = []
+        server = self._runner.server
+        await asyncio.sleep(0)  # what has just been accepted becomes a connection
+        if server is not None and server.connections:
+            # Who has just connected has not asked yet, and would find the connection cut.
+            await asyncio.sleep(min(_ASKS_WITHIN_S, timeout_s))
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), timeout_s)
 
