@@ -67,6 +67,7 @@ def test_client_that_had_just_connected_is_answered(daemon: Daemon) -> None:
     time.sleep(0.1)  # accepted by the daemon that goes
     daemon.api("POST", "/v1/daemon-reexec")
     wait_for(lambda: "becoming the daemon" in daemon.log.read_text())
+    time.sleep(0.2)
     connection.request("GET", "/health")
     assert connection.getresponse().status == 200
 
