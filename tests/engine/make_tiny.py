@@ -62,7 +62,9 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
         eos_token_id=end,
         pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
     )
-    model = Qwen3ForCausalLM(config).to(torch.bfloat16)
+    # Not bfloat16: where a virtual machine shows AMX and does not let it be used, vLLM 0.32's CPU
+    # attention ends with an illegal instruction for this shape.
+    model = Qwen3ForCausalLM(config).to(torch.float16)
     model.generation_config = GenerationConfig(
         eos_token_id=end, pad_token_id=config.pad_token_id, do_sample=False
     )
