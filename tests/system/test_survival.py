@@ -101,7 +101,8 @@ def test_ten_kills_under_load_lose_only_what_was_under_way(service: Service) -> 
     # Whatever the engine wrote meanwhile was waiting in the pipe.
     lines = machine.journal(f"--after-cursor={cursor}", "-t", "cahoots-vllm-worker")
     served = sum("POST /v1/chat/completions" in str(line["MESSAGE"]) for line in lines)
-    assert served >= len([one for one in asked if one.problem is None])
+    # But for a line that the daemon had read and not passed on when it was killed.
+    assert served >= len([one for one in asked if one.problem is None]) - _KILLS // 3
 
 
 def test_hung_daemon_is_replaced_and_its_worker_goes_on(service: Service) -> None:

@@ -26,6 +26,20 @@ def mapped(pids: Iterable[int], proc: Path = Path("/proc")) -> set[str]:
     return {path for path in found if path.startswith(_KINDS) and not path.endswith(_DELETED)}
 
 
+def of_our_user(place: Path = Path(_PLACE)) -> set[str]:
+    """Return all such names of our user: for a service whose user runs nothing else, and not root.
+
+    A process may have made a name, or let go of it, between a look and its end.
+    """
+    found = set()
+    for path in place.iterdir() if os.geteuid() != 0 else ():
+        name = f"{_PLACE}{path.name}"
+        with suppress(OSError):  # gone meanwhile
+            if name.startswith(_KINDS) and path.lstat().st_uid == os.geteuid():
+                found.add(name)
+    return found
+
+
 def unlink(paths: Iterable[str]) -> None:
     """Take names away that are our user's; memory that is still mapped stays until it is not."""
     for path in paths:

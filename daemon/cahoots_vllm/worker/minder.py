@@ -15,7 +15,7 @@ from cahoots_vllm.host import systemd
 from cahoots_vllm.host.cgroup import WorkerCgroup
 from cahoots_vllm.host.file_lock import is_held
 from cahoots_vllm.host.process_tree import session_processes
-from cahoots_vllm.worker.reap import end_tree
+from cahoots_vllm.worker.reap import end_tree, forget_shared_memory
 
 _LOOK_S = 1.0
 _LOOKS = 2
@@ -45,6 +45,8 @@ def main() -> int:
             level = "<4>" if unit is not None else "cahoots-vllm: "
             sys.stderr.write(f"{level}no daemon comes back: ending worker {pid}\n")
             sys.stderr.flush()
+            if unit is not None:
+                forget_shared_memory(unit)  # now: this process is in the cgroup that is ended
             end_tree(cgroup, pid, started)
             return 0
         time.sleep(_LOOK_S)

@@ -79,7 +79,14 @@ def main() -> int:
         is_gone = end_cgroup(path)
         said = "ended" if is_gone else "cannot be killed: a driver or a disk hangs"
         sys.stderr.write(f"<4>{path.name}, left by the daemon: {said}\n")
+    forget_shared_memory(unit)
     return 0
+
+
+def forget_shared_memory(unit: systemd.Unit | None) -> None:
+    """Take away what is left in /dev/shm, where all of our user's is this service's."""
+    if unit is not None and not unit.is_user:
+        shared_memory.unlink(shared_memory.of_our_user())
 
 
 if __name__ == "__main__":
