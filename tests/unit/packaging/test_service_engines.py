@@ -86,6 +86,8 @@ def running(directory: Path) -> Iterator[None]:
     program.symlink_to("/usr/bin/sleep")
     with subprocess.Popen([str(program), "60"]) as process:
         try:
+            while user_of(directory) is None:  # until the kernel shows its command line
+                assert process.poll() is None
             yield
         finally:
             process.kill()
