@@ -36,6 +36,11 @@ class EngineOptions:
         self._children = children
         self._turn = asyncio.Lock()
 
+    def cached(self, engine: EngineInfo) -> frozenset[str] | None:
+        """Return what is known without asking, None if nothing is. Blocking, one small file."""
+        path = self._path(engine)
+        return None if path is None else _load(path)
+
     async def ask(
         self, engine: EngineInfo, env: Mapping[str, str], *, is_anew: bool = False
     ) -> frozenset[str] | None:
