@@ -22,6 +22,7 @@ from cahoots_vllm.control.gate import Gate
 from cahoots_vllm.control.gpu_release import GpuRelease
 from cahoots_vllm.control.handover import Handover
 from cahoots_vllm.control.learned import Learned, MemoryRecord
+from cahoots_vllm.control.load_times import LoadTimes
 from cahoots_vllm.control.log_buffer import LogBuffer
 from cahoots_vllm.control.operation import Caller
 from cahoots_vllm.control.option_check import OptionCheck
@@ -51,6 +52,7 @@ from cahoots_vllm.host.kernel_log import KernelLog
 from cahoots_vllm.host.notify import Notifier, watchdog_period_s
 from cahoots_vllm.host.paths import Paths
 from cahoots_vllm.host.watch import FileWatch
+from cahoots_vllm.request_log import log_request
 from cahoots_vllm.story import Story
 from cahoots_vllm.watchdog import feed_watchdog
 from cahoots_vllm.worker.leftovers import end_leftovers, end_marked
@@ -105,7 +107,9 @@ class App:
             paths.control_socket, mode=0o660, group=GROUP if paths.is_system else None
         )
         try:
-            self._gateway = GatewayServer(self._rotation, settings.gateway, self._listeners)
+            self._gateway = GatewayServer(
+                self._rotation, settings.gateway, self._listeners, (log_request,)
+            )
         except CahootsError:
             control.close()
             self._end_listening()
@@ -174,6 +178,11 @@ class App:
             release=GpuRelease(gpus),
             gate=Gate(gpus, f"{self._paths.runtime_dir}#"),
             learned=self._learned,
+            load_times=LoadTimes(
+                record.load_times,
+                lambda times: self._state_file.save(load_times=dict(times)),
+                self._rotation,
+            ),
             state_file=self._state_file,
             handover=self._handover,
             logs=logs,

@@ -151,9 +151,9 @@ def test_logs_follow_what_comes(serving: Daemon) -> None:
     ) as follower:  # fmt: skip
         assert follower.stdout is not None
         time.sleep(0.5)
-        serving.get("/a-path-for-the-log")
+        serving.get("/v1/a-path-for-the-log")
         try:
-            assert "/a-path-for-the-log" in follower.stdout.readline()
+            assert "/v1/a-path-for-the-log" in follower.stdout.readline()
         finally:
             follower.kill()
 

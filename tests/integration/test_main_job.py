@@ -134,7 +134,7 @@ def test_request_beyond_hold_max_is_refused_at_once(daemon: Daemon) -> None:
     daemon.start()
     pool, futures = hold(daemon, "one", "two")
     error = assert_refused(daemon.chat("three"))
-    assert "2 wait already" in error["message"]
+    assert "2 requests wait already" in error["message"]
     with pool:
         assert [f.result().status for f in futures] == [200, 200]
 

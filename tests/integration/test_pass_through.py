@@ -37,7 +37,7 @@ def test_streamed_answer_is_the_engines_byte_for_byte(serving: Daemon) -> None:
 
 def test_engines_own_refusals_pass_through(serving: Daemon) -> None:
     for method, path, body in (
-        ("GET", "/no/such/route", None),
+        ("GET", "/v1/no/such/route", None),
         ("POST", "/v1/chat/completions", chat_body("x", model="org/unknown")),
         ("DELETE", "/v1/models", None),
     ):
@@ -49,9 +49,9 @@ def test_engines_own_refusals_pass_through(serving: Daemon) -> None:
 def test_query_string_and_percent_encoded_path_arrive_as_sent(serving: Daemon) -> None:
     direct, passed = both_ways(serving, "GET", "/v1/models?a=%2F&b=c+d")
     assert (passed.status, passed.body) == (200, direct.body)
-    both_ways(serving, "GET", "/odd%2Fpath%20with?x=%C3%A4")
+    both_ways(serving, "GET", "/v1/odd%2Fpath%20with?x=%C3%A4")
     lines = [line["text"] for line in serving.log_entries(20)]
-    odd = [line for line in lines if "/odd" in line]
+    odd = [line for line in lines if "INFO:  " in line and "/v1/odd" in line]
     assert len(odd) == 2
     assert odd[0] == odd[1]
 

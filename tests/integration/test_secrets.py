@@ -81,16 +81,16 @@ def test_rotated_token_is_shown_nowhere_neither_the_old_nor_the_new(daemon: Daem
             daemon.write_env(HUGGINGFACE_API_KEY=_NEW)
             texts["diff"] = _of(daemon, "config", "diff")
             events.next("reload")
-        daemon.get(f"/late-{_TOKEN}")  # into the log of the worker that has the old one
+        daemon.get(f"/v1/late-{_TOKEN}")  # into the log of the worker that has the old one
         daemon.change("restart")
-        daemon.get(f"/new-{_NEW}")
+        daemon.get(f"/v1/new-{_NEW}")
         texts["refusals"] = _refusals_of_edits(daemon)
         daemon.play_next(_dying_with(daemon.root / "leaky.log", _NEW))
         texts["operation"] = str(daemon.change("restart"))
         daemon.wait_phase("failed")
         texts |= _everything_told(daemon)
     texts["argv"] = " ".join((*commands, *daemon.worker_argv()))
-    for said in ("GET /late-***", "GET /new-***", "the token *** is refused"):
+    for said in ("GET /v1/late-***", "GET /v1/new-***", "the token *** is refused"):
         assert said in texts["logs"], said
     assert "HUGGINGFACE_API_KEY: *** -> ***" in texts["diff"]
     assert "cahoots_vllm" in texts["argv"]

@@ -15,6 +15,7 @@ from cahoots_vllm.control.gate import Gate
 from cahoots_vllm.control.gpu_release import GpuRelease
 from cahoots_vllm.control.handover import Handover, Left
 from cahoots_vllm.control.learned import Learned, MemoryKey, asked_for, memory_key
+from cahoots_vllm.control.load_times import LoadTimes
 from cahoots_vllm.control.log_buffer import LogBuffer
 from cahoots_vllm.control.option_check import OptionCheck
 from cahoots_vllm.control.preflight import Preflight
@@ -64,6 +65,7 @@ class Parts:
     release: GpuRelease
     gate: Gate
     learned: Learned
+    load_times: LoadTimes
     state_file: StateFile
     handover: Handover
     logs: LogBuffer
@@ -148,7 +150,7 @@ class Effects:
             case Admit(generation):
                 worker = self.worker
                 if worker is not None and worker.generation == generation:
-                    self._parts.rotation.admit(generation, worker.uds)
+                    self._parts.rotation.admit(generation, worker.uds, worker.launch.model)
             case Drain(generation):
                 timeout_s = settings.gateway.drain_timeout_s
                 tasks.create_task(self._drain(generation, timeout_s), name=f"drain {generation}")
@@ -179,7 +181,7 @@ class Effects:
             self._log_line(worker.generation, text)
         self._parts.release.before = dict(left.gpu_memory)
         if is_ready and worker.is_running:
-            self._parts.rotation.admit(worker.generation, worker.uds)
+            self._parts.rotation.admit(worker.generation, worker.uds, worker.launch.model)
         return True
 
     def go_on(self, settings: Settings, tasks: asyncio.TaskGroup) -> None:
@@ -240,7 +242,7 @@ class Effects:
     def _worker(self, generation: int, launch: LaunchSpec, settings: Settings) -> Worker:
         reports = Reports(
             event=self._send,
-            suspect=self._parts.rotation.close,
+            suspect=self._parts.rotation.lose,
             progress=self._report_start,
             line=lambda text: self._log(generation, text),
             stuck=lambda text: self._on_progress(text, None),

@@ -1,19 +1,23 @@
-"""Which worker gets requests, who is on it, and who waits for one.
+"""Which worker gets requests, and who waits for one.
 
 The supervisor admits and closes; the gateway enters and leaves. Requests that find no worker wait
 here, oldest first; in `off` and `failed` they are refused with the reason.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
-import aiohttp
-
+from cahoots_vllm.control.backend import Backend
+from cahoots_vllm.control.hold import Ask, Hold, Waiter
 from cahoots_vllm.core.errors import CahootsError, Kind
+
+# Those that waited are let go in their order, a few at a time: a thousand connections at once
+# would arrive in any order, and more than the worker's backlog would be refused.
+_BATCH = 8
+_PACE_S = 0.002
+_MAX_RETRY_AFTER_S = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,53 +28,6 @@ class Refusal:
     remedy: str
 
 
-class Backend:
-    """One worker in rotation: the client session on its socket and the requests on it."""
-
-    def __init__(self, generation: int, uds: Path) -> None:
-        """No limit on connections: the engine queues requests itself."""
-        self.generation = generation
-        self.in_flight = 0
-        self.idle = asyncio.Event()
-        self.idle.set()
-        self.closed = asyncio.Event()
-        self._requests: set[asyncio.Timeout] = set()
-        self._session = aiohttp.ClientSession(
-            # Below uvicorn's 5 s: the worker must not close a connection we are about to use.
-            connector=aiohttp.UnixConnector(str(uds), limit=0, keepalive_timeout=3.0),
-            timeout=aiohttp.ClientTimeout(total=None),
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            # What the client did not say is not said for it: it may not understand gzip.
-            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-        )
-
-    @asynccontextmanager
-    async def request(self) -> AsyncIterator[aiohttp.ClientSession]:
-        """Count a request as in flight. Raises TimeoutError when the worker is or was retired."""
-        if self._session.closed:
-            raise TimeoutError
-        self.in_flight += 1
-        self.idle.clear()
-        try:
-            async with asyncio.timeout(None) as end:
-                self._requests.add(end)
-                try:
-                    yield self._session
-                finally:
-                    self._requests.discard(end)
-        finally:
-            self.in_flight -= 1
-            if self.in_flight == 0:
-                self.idle.set()
-
-    async def end(self) -> None:
-        """End the requests still on it; closing the session alone wakes nobody who reads there."""
-        for request in self._requests:
-            request.reschedule(asyncio.get_running_loop().time())
-        await self._session.close()
-
-
 class Rotation:
     """At most one backend is open; a closed one may still be finishing requests."""
 
@@ -78,13 +35,16 @@ class Rotation:
         """No worker yet: requests are held."""
         self._open: Backend | None = None
         self._backends: dict[int, Backend] = {}
-        self._waiting: deque[asyncio.Future[Backend]] = deque()
+        self._hold = Hold()
+        self._release_handle: asyncio.TimerHandle | None = None
         self._refusal: Refusal | None = None
+        # When a worker is expected to be ready, in the loop's seconds; None: nothing is known.
+        self.expected_at: float | None = None
 
     @property
     def held(self) -> int:
         """How many requests wait for a worker."""
-        return len(self._waiting)
+        return len(self._hold)
 
     @property
     def running(self) -> int:
@@ -97,26 +57,49 @@ class Rotation:
         return self._open is not None
 
     @property
+    def open_backend(self) -> Backend | None:
+        """The worker that requests go to."""
+        return self._open
+
+    @property
     def refusal(self) -> Refusal | None:
         """Why a request sent now would be refused, None when it would be served or held."""
         return self._refusal
 
-    def admit(self, generation: int, uds: Path) -> None:
+    def admit(self, generation: int, uds: Path, model: str = "") -> None:
         """Send requests to this worker, those that waited first."""
-        backend = self._backends.get(generation) or Backend(generation, uds)
+        backend = self._backends.get(generation) or Backend(generation, uds, model)
         self._backends[generation] = self._open = backend
         backend.closed.clear()
         self._refusal = None
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(backend)
+        self._release()
+
+    def _release(self) -> None:
+        self._release_handle = None
+        backend = self._open
+        if backend is None:
+            return  # it was closed meanwhile: the rest waits for the next
+        batch = [waiter for waiter, _ in zip(self._hold, range(_BATCH), strict=False)]
+        for waiter in batch:
+            self._hold.leave(waiter)
+            if not waiter.future.done():
+                waiter.future.set_result(backend)
+        if len(self._hold):
+            loop = asyncio.get_running_loop()
+            self._release_handle = loop.call_later(_PACE_S, self._release)
 
     def close(self, generation: int) -> None:
         """Send no more requests to this worker; those on it go on."""
         if self._open is not None and self._open.generation == generation:
             self._open.closed.set()
             self._open = None
+
+    def lose(self, generation: int) -> None:
+        """Close: this worker died, or cannot be trusted any more."""
+        backend = self._backends.get(generation)
+        if backend is not None:
+            backend.lost.set()
+        self.close(generation)
 
     async def drain(self, generation: int, timeout_s: float) -> bool:
         """Close, and wait until no request is on the worker. False: the time ran out."""
@@ -147,39 +130,51 @@ class Rotation:
         self._refusal = refusal
         if refusal is None:
             return
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_exception(_unavailable(refusal))
+        for waiter in list(self._hold):
+            self._hold.leave(waiter)
+            if not waiter.future.done():
+                waiter.future.set_exception(_unavailable(refusal))
 
-    async def backend(self, *, timeout_s: float, hold_max: int) -> Backend:
+    def backend_now(self) -> Backend | None:
+        """Return the worker to ask, None where a request has to wait its turn."""
+        return self._open if not len(self._hold) else None
+
+    async def backend(self, ask: Ask) -> Backend:
         """Return the worker to ask, after waiting for one if need be.
 
         Raises CahootsError: WORKER_FAILED when none will come by itself, BUSY when too many wait
         already, TIMED_OUT. A cancelled caller leaves the queue.
         """
-        if self._open is not None:
-            return self._open
+        if (backend := self.backend_now()) is not None:
+            return backend
         if self._refusal is not None:
             raise _unavailable(self._refusal)
-        if len(self._waiting) >= hold_max:
-            raise CahootsError(
-                Kind.BUSY, f"cannot hold the request: {hold_max} wait already", "try again later"
-            )
-        waiter: asyncio.Future[Backend] = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
         try:
-            async with asyncio.timeout(timeout_s):
-                return await waiter
+            waiter = self._hold.enter(ask)
+        except CahootsError as error:
+            raise self.later(error) from None
+        if self._open is not None and self._release_handle is None:
+            self._release()
+        return await self._wait(waiter)
+
+    async def _wait(self, waiter: Waiter) -> Backend:
+        try:
+            async with asyncio.timeout(waiter.ask.timeout_s):
+                return await waiter.future
         except TimeoutError as error:
-            raise CahootsError(
-                Kind.TIMED_OUT,
-                f"no worker was ready within {timeout_s:.0f} s",
-                "see cahootsctl status on the host",
-            ) from error
+            what = f"no worker was ready within {waiter.ask.timeout_s:.0f} s"
+            problem = CahootsError(Kind.TIMED_OUT, what, "see cahootsctl status on the host")
+            raise self.later(problem) from error
         finally:
-            if waiter in self._waiting:
-                self._waiting.remove(waiter)
+            self._hold.leave(waiter)
+
+    def later(self, error: CahootsError) -> CahootsError:
+        """Return the error with the seconds after which to come again, where they are known."""
+        if self.expected_at is None or self._open is not None:
+            return error
+        left_s = ceil(self.expected_at - asyncio.get_running_loop().time())
+        error.more["retry_after_s"] = str(min(max(left_s, 1), _MAX_RETRY_AFTER_S))
+        return error
 
 
 def _unavailable(refusal: Refusal) -> CahootsError:

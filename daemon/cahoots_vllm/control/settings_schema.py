@@ -32,6 +32,7 @@ class _Gateway(_Strict):
     listen: tuple[str, ...] = Field(("127.0.0.1", "::1"), min_length=1)
     hold_timeout_s: float = Field(600.0, ge=1, le=86400)
     hold_max: int = Field(1000, ge=0, le=100_000)
+    hold_bytes: int = Field(64 * 1024 * 1024, ge=0)
     drain_timeout_s: float = Field(120.0, ge=0, le=3600)
 
     @field_validator("listen")

@@ -4,7 +4,7 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from cahoots_vllm.control.learned import MemoryRecord
 from cahoots_vllm.host.files import write_atomically
@@ -24,6 +24,8 @@ class StateRecord(BaseModel):
     worker: WorkerMark | None = None
     # What starts have taught about memory, the oldest first.
     memory: tuple[MemoryRecord, ...] = ()
+    # Seconds that the last starts took until ready, by what the model is loaded from.
+    load_times: dict[str, tuple[float, ...]] = {}
 
 
 def _whole_lessons(found: object) -> tuple[MemoryRecord, ...]:
@@ -33,6 +35,17 @@ def _whole_lessons(found: object) -> tuple[MemoryRecord, ...]:
         with suppress(ValidationError):
             whole.append(MemoryRecord.model_validate(lesson))
     return tuple(whole)
+
+
+_TIMES = TypeAdapter(dict[str, tuple[float, ...]])
+
+
+def _whole_times(found: object) -> dict[str, tuple[float, ...]]:
+    """Return load times, none where they are damaged: the next starts teach them anew."""
+    try:
+        return _TIMES.validate_python(found)
+    except ValidationError:
+        return {}
 
 
 def _length(found: object) -> int:
@@ -58,7 +71,9 @@ class StateFile:
         """Return the record; a damaged file is put aside, never a reason not to start."""
         try:
             document = json.loads(self._path.read_bytes())
-            memory = document.pop("memory", ()) if isinstance(document, dict) else ()
+            is_record = isinstance(document, dict)
+            memory = document.pop("memory", ()) if is_record else ()
+            times = document.pop("load_times", {}) if is_record else {}
             self.record = StateRecord.model_validate(document)
         except FileNotFoundError:
             return self.record
@@ -69,7 +84,8 @@ class StateFile:
             self._put_aside()
             return self.record
         lessons = _whole_lessons(memory)
-        self.record = self.record.model_copy(update={"memory": lessons})
+        kept = {"memory": lessons, "load_times": _whole_times(times)}
+        self.record = self.record.model_copy(update=kept)
         if (count := _length(memory) - len(lessons)) > 0:
             self._damage = f"{count} lessons about memory in {self._path} were damaged: forgotten"
         return self.record

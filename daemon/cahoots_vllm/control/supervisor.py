@@ -258,6 +258,7 @@ class Supervisor:
         if is_new and rejected is not None and rejected.goal.model == self.settings.override:
             # The override goes with the swap that failed: a daemon restart must not try it again.
             self._override(self.state.goal.model if self.state.goal is not None else None)
+        self._parts.load_times.update(before, self.state, now)
         self._parts.rotation.refuse(refusal(self.state, self.settings))
         self._cure.update(self.state, self.settings, self._tasks)
         if not self._is_shutting_down:  # that is nobody's wish for the next daemon

@@ -21,6 +21,7 @@ class Kind(StrEnum):
     ENGINE_UNUSABLE = "engine-unusable"
     MODEL_UNUSABLE = "model-unusable"
     WORKER_FAILED = "worker-failed"
+    WORKER_LOST = "worker-lost"
     ABORTED = "aborted"
     TIMED_OUT = "timed-out"
     UNREACHABLE = "unreachable"
@@ -37,6 +38,7 @@ _TITLES = {
     Kind.ENGINE_UNUSABLE: "The engine cannot be used",
     Kind.MODEL_UNUSABLE: "The model cannot be served",
     Kind.WORKER_FAILED: "The worker has failed",
+    Kind.WORKER_LOST: "The worker was lost",
     Kind.ABORTED: "Aborted",
     Kind.TIMED_OUT: "Timed out",
     Kind.UNREACHABLE: "Unreachable",

@@ -34,6 +34,7 @@ class GatewaySettings:
     base_path: str = "/v1"
     hold_timeout_s: float = 600.0
     hold_max: int = 1000
+    hold_bytes: int = 64 * 1024 * 1024
     drain_timeout_s: float = 120.0
 
     @property

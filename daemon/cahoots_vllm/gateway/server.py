@@ -1,21 +1,46 @@
 """The HTTP front at LOCAL_LLM_URL: its own health routes, everything else to the worker."""
 
 import asyncio
+import logging
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Protocol
+from typing import Final, Protocol
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from aiohttp.http_exceptions import BadHttpMessage
 
 from cahoots_vllm.control.rotation import Rotation
 from cahoots_vllm.core.settings import GatewaySettings
-from cahoots_vllm.gateway.proxy import Proxy
+from cahoots_vllm.gateway.call import REQUEST_ID, request_id
+from cahoots_vllm.gateway.deliver import Deliverer
+from cahoots_vllm.gateway.proxy import RECORD, Proxy
+from cahoots_vllm.gateway.record import End, Record
+from cahoots_vllm.gateway.reply import LeftError
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+# Told of every request once it is over.
+Observer = Callable[[Record], None]
+_OWN_ROUTES: Final = ("/health", "/ready")
 _SHUTDOWN_S = 2.0
 _ASKS_WITHIN_S = 0.5
 _MAX_HEADER_BYTES = 64 * 1024
+
+
+class _NotBadRequests(logging.Filter):
+    """What a client has garbled is answered 400, and is no error of ours to fill the log with.
+
+    aiohttp writes it with a traceback, and with the bytes: they may be a key.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is one of the others."""
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, BadHttpMessage)
+
+
+_HTTP_LOG: Final = logging.getLogger(f"{__name__}.http")
+_HTTP_LOG.addFilter(_NotBadRequests())
 
 
 class Listeners(Protocol):
@@ -38,10 +63,13 @@ class GatewayServer:
         rotation: Rotation,
         settings: GatewaySettings,
         listeners: Listeners,
+        observers: tuple[Observer, ...] = (),
     ) -> None:
         """Nothing is served before `start`; connections wait from now on. Raises CahootsError."""
         self._rotation = rotation
-        self._proxy = Proxy(rotation, settings)
+        self._observers = observers
+        self._deliverer = Deliverer(rotation, settings)
+        self._proxy = Proxy(self._deliverer, settings)
         self._sites: list[web.SockSite] = []
         self._busy = 0
         self._idle = asyncio.Event()
@@ -51,9 +79,12 @@ class GatewayServer:
         app.on_response_prepare.append(self._end_connection)
         app.router.add_get("/health", self._health)
         app.router.add_get("/ready", self._ready)
-        app.router.add_route("*", "/{path:.*}", self._proxy.handle)
+        app.router.add_route(
+            "*", "/{path:.*}", self._proxy.handle, expect_handler=_answer_expectation
+        )
         self._runner = web.AppRunner(
             app,
+            logger=_HTTP_LOG,
             access_log=None,
             handler_cancellation=True,
             shutdown_timeout=_SHUTDOWN_S,
@@ -79,7 +110,7 @@ class GatewayServer:
         is_other = (settings.listen, settings.port) != (old.listen, old.port)
         if is_other and not self._is_leaving:  # the next daemon reads the settings anew
             await self._rebind(settings)
-        self._proxy.settings = settings
+        self._proxy.settings = self._deliverer.settings = settings
 
     async def _rebind(self, new: GatewaySettings) -> None:
         left = self._sites
@@ -115,14 +146,31 @@ class GatewayServer:
 
     @web.middleware
     async def _count(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        now = asyncio.get_running_loop().time()
+        route = request.path if request.path in _OWN_ROUTES else "other"
+        record = Record(request_id(request.headers), request.method, route, now)
+        request[RECORD] = record
         self._busy += 1
         self._idle.clear()
         try:
-            return await handler(request)
+            response = await handler(request)
+        except LeftError:
+            record.end = End.LEFT
+            return web.Response()  # for nobody
+        except asyncio.CancelledError:
+            record.end = End.LEFT
+            raise
+        else:
+            record.status = response.status
+            if not response.prepared:
+                response.headers[REQUEST_ID] = record.id
+            return response
         finally:
             self._busy -= 1
             if self._busy == 0:
                 self._idle.set()
+            for observer in self._observers:
+                observer(record)
 
     async def _end_connection(self, _: web.Request, response: web.StreamResponse) -> None:
         if self._is_leaving:
@@ -139,6 +187,17 @@ class GatewayServer:
         """200: by a ready worker."""
         is_open = self._rotation.is_open
         return web.json_response({"ready": is_open}, status=200 if is_open else 503)
+
+
+async def _answer_expectation(request: web.Request) -> None:
+    """Ask for the body where a client waits to be asked (RFC 9110, 10.1.1); ignore anything else.
+
+    aiohttp's own fails where the header is no text.
+    """
+    is_asked = request.headers.get("Expect", "").lower() == "100-continue"
+    if is_asked and request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # or the answer would take itself for begun
 
 
 async def _leave(sites: list[web.SockSite]) -> None:

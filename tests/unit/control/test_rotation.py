@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cahoots_vllm.control.hold import Ask
 from cahoots_vllm.control.rotation import Refusal, Rotation
 from cahoots_vllm.core.errors import CahootsError, Kind
 
@@ -12,7 +13,7 @@ _UDS = Path("/nonexistent/worker.sock")
 
 
 async def wait(rotation: Rotation, timeout_s: float = 5, hold_max: int = 9) -> int:
-    backend = await rotation.backend(timeout_s=timeout_s, hold_max=hold_max)
+    backend = await rotation.backend(Ask(timeout_s, hold_max, hold_bytes=1000))
     return backend.generation
 
 
@@ -71,7 +72,7 @@ async def test_refusal_reaches_those_who_wait_and_those_who_come() -> None:
 async def test_drain_waits_for_what_is_in_flight_and_closes_for_the_rest() -> None:
     rotation = Rotation()
     rotation.admit(1, _UDS)
-    backend = await rotation.backend(timeout_s=1, hold_max=1)
+    backend = await rotation.backend(Ask(1, 1, 1000))
     async with backend.request():
         assert rotation.running == 1
         assert not await rotation.drain(1, 0.01)
@@ -88,7 +89,7 @@ async def test_drain_waits_for_what_is_in_flight_and_closes_for_the_rest() -> No
 async def test_cut_off_ends_a_drain_at_once() -> None:
     rotation = Rotation()
     rotation.admit(1, _UDS)
-    backend = await rotation.backend(timeout_s=1, hold_max=1)
+    backend = await rotation.backend(Ask(1, 1, 1000))
     async with backend.request():
         draining = asyncio.create_task(rotation.drain(1, 60))
         await asyncio.sleep(0)
@@ -100,7 +101,7 @@ async def test_cut_off_ends_a_drain_at_once() -> None:
 async def test_retire_ends_what_is_in_flight_and_refuses_more_on_it() -> None:
     rotation = Rotation()
     rotation.admit(1, _UDS)
-    backend = await rotation.backend(timeout_s=1, hold_max=1)
+    backend = await rotation.backend(Ask(1, 1, 1000))
 
     async def ask(*, retires: bool) -> None:
         async with backend.request():

@@ -1,0 +1,75 @@
+"""One worker in rotation: the client session on its socket, and the requests on it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import aiohttp
+
+
+class Backend:
+    """What the gateway sends requests to.
+
+    `closed` is set while it gets no more of them; `lost` once it died. `on_trial` is the one
+    request that is to blame for a death (gateway.trial), None: each that is in flight.
+    """
+
+    def __init__(self, generation: int, uds: Path, model: str) -> None:
+        """No limit on connections: the engine queues requests itself."""
+        self.generation = generation
+        self.model = model
+        self.in_flight = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.closed = asyncio.Event()
+        self.lost = asyncio.Event()
+        self.on_trial: str | None = None
+        self._requests: set[asyncio.Timeout] = set()
+        self._session = aiohttp.ClientSession(
+            # Below uvicorn's 5 s: the worker must not close a connection we are about to use.
+            connector=aiohttp.UnixConnector(str(uds), limit=0, keepalive_timeout=3.0),
+            timeout=aiohttp.ClientTimeout(total=None),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            # What the client did not say is not said for it: it may not understand gzip.
+            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+        )
+
+    @asynccontextmanager
+    async def request(self) -> AsyncIterator[aiohttp.ClientSession]:
+        """Count a request as in flight. Raises TimeoutError when the worker is or was retired."""
+        if self._session.closed:
+            raise TimeoutError
+        self.in_flight += 1
+        self.idle.clear()
+        try:
+            async with asyncio.timeout(None) as end:
+                self._requests.add(end)
+                try:
+                    yield self._session
+                finally:
+                    self._requests.discard(end)
+        finally:
+            self.in_flight -= 1
+            if self.in_flight == 0:
+                self.idle.set()
+
+    async def is_lost_within(self, seconds: float) -> bool:
+        """Return whether it died, by then: its death is noticed a moment after its answers end."""
+        if not self._session.closed:  # retired: there is nobody left to die
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.lost.wait(), seconds)
+        return self.lost.is_set()
+
+    async def is_closed_within(self, seconds: float) -> bool:
+        """Return whether it gets no more requests, by then."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.closed.wait(), seconds)
+        return self.closed.is_set()
+
+    async def end(self) -> None:
+        """End the requests still on it; closing the session alone wakes nobody who reads there."""
+        for request in self._requests:
+            request.reschedule(asyncio.get_running_loop().time())
+        await self._session.close()

@@ -1,0 +1,172 @@
+"""One request as it goes to a worker: its head, and a body that can be sent again or only once."""
+
+import asyncio
+import json
+import re
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from aiohttp import StreamReader, web
+from multidict import CIMultiDict
+
+from cahoots_vllm.core.errors import CahootsError, Kind
+from cahoots_vllm.gateway.answers import Dialect
+
+# A body up to this size is kept, so that the request can be sent again to the next worker.
+KEPT_BYTES: Final = 1024 * 1024
+# All that is kept at a time; beyond it requests are passed through as they come, and only once.
+_KEPT_BYTES_OF_ALL: Final = 256 * 1024 * 1024
+_CHUNK_BYTES: Final = 64 * 1024
+REQUEST_ID: Final = "X-Request-Id"
+_SANE_ID: Final = re.compile(r"^[\x21-\x7e]{1,128}$")
+# RFC 9110, 7.6.1: they belong to one connection. Content-Length goes with the body; Expect has
+# been answered.
+_HOP_BY_HOP: Final = frozenset(
+    {
+        "connection", "expect", "keep-alive", "proxy-authenticate", "proxy-authorization",
+        "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+    }
+)  # fmt: skip
+
+
+class Body:
+    """A request's body: whole, or its first bytes and the rest as the client sends it."""
+
+    def __init__(
+        self, head: bytes, rest: StreamReader | None = None, *, is_there: bool = True
+    ) -> None:
+        """`rest` is read once. Not `is_there`: a request without a body, not with an empty one."""
+        self.head = head
+        self._is_there = is_there
+        self._rest = rest
+        self.is_used_up = False
+        self.is_broken = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it can be sent as often as need be."""
+        return self._rest is None
+
+    def data(self) -> bytes | AsyncIterator[bytes] | None:
+        """Return what to send."""
+        if self._rest is not None:
+            return self._stream(self._rest)
+        return self.head if self._is_there else None
+
+    async def _stream(self, rest: StreamReader) -> AsyncIterator[bytes]:
+        self.is_used_up = True
+        if self.head:
+            yield self.head
+        try:
+            while chunk := await rest.read(_CHUNK_BYTES):
+                yield chunk
+        except (web.PayloadAccessError, ConnectionError, ValueError):
+            self.is_broken = True
+            raise
+
+
+@dataclass(frozen=True)
+class Call:
+    """What is sent to a worker. `target` is a path and query as the engine knows them."""
+
+    id: str
+    method: str
+    target: str
+    headers: CIMultiDict[str]
+    body: Body
+    dialect: Dialect = Dialect.OPENAI
+
+    @cached_property
+    def _asked(self) -> Mapping[str, object]:
+        """The body's members, as far as it is one small JSON object."""
+        with suppress(ValueError, RecursionError):
+            parsed = json.loads(self.body.head) if self.body.is_whole else None
+            if isinstance(parsed, dict):
+                return parsed
+        return {}
+
+    @property
+    def model(self) -> str | None:
+        """The model it names, None where it names none."""
+        model = self._asked.get("model")
+        return model if isinstance(model, str) else None
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the client expects server-sent events."""
+        return self._asked.get("stream") is True
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether it costs the engine nothing and goes before those that wait."""
+        return self.method == "GET"
+
+
+class BodyReader:
+    """Reads bodies, within what may be kept of all of them together."""
+
+    def __init__(self) -> None:
+        """Nothing is kept yet."""
+        self.kept_bytes = 0
+
+    async def read(self, request: web.Request, timeout_s: float) -> Body:
+        """Return the body, whole if it is small; `release` it afterwards.
+
+        Raises CahootsError: BAD_REQUEST for one that is broken, TIMED_OUT for one that does not
+        come within `timeout_s`.
+        """
+        if not request.body_exists:
+            return Body(b"", is_there=False)
+        content = request.content
+        room = min(KEPT_BYTES, _KEPT_BYTES_OF_ALL - self.kept_bytes)
+        if (request.content_length or 0) > room:
+            return Body(b"", content)
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(timeout_s):
+                while size <= room and (part := await content.readany()):
+                    parts.append(part)
+                    size += len(part)
+        except TimeoutError as error:
+            what = f"the request's body did not come within {timeout_s:.0f} s"
+            raise CahootsError(Kind.TIMED_OUT, what, "send the request again") from error
+        except (web.PayloadAccessError, ConnectionError, ValueError) as error:
+            raise broken_body() from error
+        head = b"".join(parts)
+        if not content.at_eof():
+            return Body(head, content)
+        self.kept_bytes += size
+        return Body(head)
+
+    def release(self, body: Body) -> None:
+        """Count a body as gone."""
+        if body.is_whole:
+            self.kept_bytes -= len(body.head)
+
+
+def broken_body() -> CahootsError:
+    """Return the error for a body that the client did not send to its end, or not well-formed."""
+    return CahootsError(
+        Kind.BAD_REQUEST, "cannot read the request's body: it is broken", "send it whole"
+    )
+
+
+def request_id(headers: Mapping[str, str]) -> str:
+    """Return the client's own id for the request, else a new one."""
+    given = headers.get(REQUEST_ID, "")
+    return given if _SANE_ID.match(given) else uuid.uuid4().hex
+
+
+def end_to_end(headers: Mapping[str, str]) -> CIMultiDict[str]:
+    """Return the headers that are not for one connection only."""
+    connection = headers.get("Connection")
+    named = {n.strip().lower() for n in connection.split(",")} if connection else frozenset()
+    return CIMultiDict(
+        (name, value)
+        for name, value in headers.items()
+        if (low := name.lower()) not in _HOP_BY_HOP and low not in named
+    )

@@ -1,0 +1,114 @@
+"""Which request is to blame when the engine dies, so that one does not take the others along.
+
+A request that was in flight at a death is sent again, one such at a time: it is on trial until it
+is answered, or has been with the worker for a moment. If the worker dies meanwhile, it and no other
+is to blame. Otherwise each that is in flight is.
+"""
+
+import asyncio
+import hashlib
+from typing import Final
+
+from cahoots_vllm.control.backend import Backend
+from cahoots_vllm.core.errors import CahootsError, Kind
+from cahoots_vllm.gateway.call import Call
+
+# In flight in two deaths: not sent again (DESIGN: replay).
+DEATHS: Final = 2
+_TRIAL_S: Final = 2.0
+# All that were in flight at one death have had their trial within this.
+_ALL_TRIALS_S: Final = 30.0
+# Clients try again by themselves, and what kills a worker would kill five in a row.
+_REFUSED_S: Final = 600.0
+_REFUSED_MAX: Final = 64
+
+
+class Trial:
+    """The turn of one request, if it needs one: `wait`, `begin`, and `passed` on every way out."""
+
+    def __init__(self, trials: "Trials", deaths: int) -> None:
+        """`deaths`: in so many it was in flight."""
+        self._trials = trials
+        self._is_needed = deaths > 0
+        self._has_turn = False
+        self._backend: Backend | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def wait(self) -> None:
+        """Return when it is this one's turn."""
+        if not self._is_needed:
+            return
+        self._trials.waiting += 1
+        try:
+            await self._trials.lock.acquire()
+            self._has_turn = True
+        finally:
+            self._trials.waiting -= 1
+
+    def begin(self, call: Call, backend: Backend) -> None:
+        """Put the request on trial with this worker."""
+        if not self._has_turn:
+            return
+        self._backend = backend
+        backend.on_trial = call.id
+        seconds = min(_TRIAL_S, _ALL_TRIALS_S / max(1, self._trials.waiting))
+        self._timer = asyncio.get_running_loop().call_later(seconds, self.passed)
+
+    def passed(self) -> None:
+        """End the turn: it is the next one's. Who is to blame for a death stays so."""
+        if self._timer is not None:
+            self._timer.cancel()
+        backend, self._backend = self._backend, None
+        if backend is not None and not backend.lost.is_set():
+            backend.on_trial = None
+        if self._has_turn:
+            self._has_turn = False
+            self._trials.lock.release()
+
+
+class Trials:
+    """One turn at a time, and what was found guilty."""
+
+    def __init__(self) -> None:
+        """Nothing was in flight at a death yet."""
+        self.lock = asyncio.Lock()
+        self.waiting = 0
+        self._guilty: dict[bytes, float] = {}
+
+    def check(self, call: Call) -> None:
+        """Raise CahootsError for a request that was found guilty a while ago."""
+        if not self._guilty:
+            return
+        now, key = asyncio.get_running_loop().time(), _key(call)
+        self._guilty = {k: at for k, at in self._guilty.items() if now - at < _REFUSED_S}
+        if key in self._guilty:
+            raise _suspect(call, "one like it was in flight when two workers died")
+
+    def convict(self, call: Call, backend: Backend) -> CahootsError:
+        """Return the error for a request that was in flight in two deaths.
+
+        One that was on trial at the second is remembered: it is refused when it comes again.
+        """
+        if backend.on_trial == call.id and call.body.is_whole:
+            self._guilty[_key(call)] = asyncio.get_running_loop().time()
+            while len(self._guilty) > _REFUSED_MAX:
+                self._guilty.pop(next(iter(self._guilty)))
+        return _suspect(call, "it was in flight when two workers died")
+
+
+def is_to_blame(call: Call, backend: Backend) -> bool:
+    """Whether a request may be why this worker died."""
+    return backend.lost.is_set() and backend.on_trial in (None, call.id)
+
+
+def _key(call: Call) -> bytes:
+    return hashlib.sha256(call.target.encode() + b"\0" + call.body.head).digest()
+
+
+def _suspect(call: Call, why: str) -> CahootsError:
+    return CahootsError(
+        Kind.WORKER_FAILED,
+        f"request {call.id} is not sent again: {why}",
+        "it may be what kills the engine: see cahootsctl logs on the host for this id",
+        retry_after_s="600",
+    )

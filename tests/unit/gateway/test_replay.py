@@ -1,0 +1,227 @@
+"""Requests that a worker's death cut off: sent again once, or ended so that they cannot pass."""
+
+import asyncio
+import json
+
+import pytest
+
+from cahoots_vllm.gateway import deliver
+from cahoots_vllm.gateway.record import End
+
+from .front import PAUSE, Front, running
+
+_SSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+_TOKEN = b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":null}]}\n\n'
+_ABORT = b'data: {"choices":[{"delta":{},"finish_reason":"abort"}]}\n\n'
+_ERROR = b'data: {"error":{"message":"EngineCore encountered an issue","code":500}}\n\n'
+_DONE = b"data: [DONE]\n\n"
+_CHAT = b'{"model":"a"}'
+_STREAM = b'{"model":"a","stream":true}'
+
+
+def whole(body: bytes, status: str = "200 OK") -> bytes:
+    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+_DEAD = whole(
+    b'{"error":{"message":"EngineCore encountered an issue"}}', "500 Internal Server Error"
+)
+_GIVEN_UP = whole(b'{"choices":[{"message":{"content":"x"},"finish_reason":"abort"}]}')
+_GOOD = whole(b'{"choices":[{"message":{"content":"good"},"finish_reason":"stop"}]}')
+
+
+def dying(front: Front, *answers: bytes, last: bytes = _GOOD) -> None:
+    """Give these answers, each with a death, and then the last one for ever."""
+    left = list(answers)
+
+    def answer_to(_body: bytes) -> bytes:
+        if not left:
+            return last
+        front.die()
+        return left.pop(0)
+
+    front.upstream.answer_to = answer_to
+
+
+def body_of(answer: bytes) -> bytes:
+    return answer.partition(b"\r\n\r\n")[2]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [_DEAD, _GIVEN_UP, b"", _SSE + _ERROR + _DONE, _SSE + _ABORT + _DONE, _SSE + _TOKEN + _ERROR,
+     _SSE + b": alive\n\n" + PAUSE + _ERROR, _SSE],
+)  # fmt: skip
+async def test_request_whose_answer_had_not_begun_is_sent_again(end: bytes) -> None:
+    async with running() as front:
+        dying(front, end)
+        assert body_of(await front.post(_CHAT)) == body_of(_GOOD)
+        assert front.upstream.bodies == [_CHAT, _CHAT]
+    (record,) = front.records
+    assert (record.deliveries, record.status, record.end) == (2, 200, End.ANSWERED)
+
+
+async def test_error_without_a_death_is_the_clients() -> None:
+    async with running() as front:
+        front.upstream.answer = _DEAD
+        assert await front.post(_CHAT) != b""
+        assert front.upstream.bodies == [_CHAT]
+    assert front.records[0].status == 500
+
+
+async def test_error_event_without_a_death_passes_untouched() -> None:
+    async with running() as front:
+        front.upstream.answer_to = lambda _: _SSE + _TOKEN + _ERROR + _DONE
+        answer = await front.post(_STREAM)
+    assert _ERROR in answer
+    assert _DONE in answer
+
+
+@pytest.mark.parametrize("end", [_ERROR + _DONE, _ABORT + _DONE, _TOKEN + _ABORT + _DONE, b""])
+async def test_stream_that_had_begun_ends_with_an_error_event(end: bytes) -> None:
+    async with running() as front:
+        head = _SSE.replace(b"close", b"close\r\nContent-Length: 9999")
+        dying(front, head + _TOKEN + PAUSE + end)
+        answer = await front.post(_STREAM)
+        assert front.upstream.bodies == [_STREAM]
+    assert _TOKEN in answer
+    assert b"[DONE]" not in answer
+    assert b"abort" not in answer
+    last = [part for part in answer.split(b"\n\n") if b"data: " in part][-1]
+    said = json.loads(last[last.index(b"data: ") + 6 :])
+    assert said["error"]["code"] == "worker-lost"
+    assert front.records[0].end is End.BROKEN
+
+
+async def test_answer_that_was_given_up_without_a_death_is_no_answer_either() -> None:
+    async with running() as front:
+        front.upstream.answer_to = lambda _: _SSE + _TOKEN + PAUSE + _ABORT + _DONE
+        answer = await front.post(_STREAM)
+    assert b"[DONE]" not in answer
+    assert b"worker-lost" in answer
+
+
+async def test_request_in_flight_in_two_deaths_is_a_suspect() -> None:
+    async with running() as front:
+        dying(front, _DEAD, _DEAD)
+        answer = await front.post(_CHAT)
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"two workers died" in answer
+        # Clients try again by themselves: it must not kill a third.
+        again = await front.post(_CHAT)
+        assert again.startswith(b"HTTP/1.1 503")
+        assert front.upstream.bodies == [_CHAT, _CHAT]
+        assert body_of(await front.post(b'{"model":"b"}')) == body_of(_GOOD)
+    assert [record.is_suspect for record in front.records] == [True, False, False]
+    assert front.records[0].id.encode() in answer
+
+
+async def test_poison_takes_nobody_along() -> None:
+    """In flight together with others at its first death, and alone to blame at the second."""
+    poison = b'{"poison":1}'
+    others = [b'{"good":%d}' % number for number in range(5)]
+    async with running() as front:
+        together = asyncio.Event()
+
+        def answer_to(body: bytes) -> bytes:
+            if body == poison:
+                front.die()
+                return _DEAD
+            # Those that are in flight when it dies get what a dying engine gives.
+            is_dying = front.upstream.bodies.count(poison) == 1 and not together.is_set()
+            return _DEAD if is_dying else _GOOD
+
+        front.upstream.answer_to = answer_to
+        tasks = [asyncio.create_task(front.post(body)) for body in (poison, *others)]
+        await asyncio.sleep(0.03)
+        together.set()
+        answers = await asyncio.gather(*tasks)
+    assert answers[0].startswith(b"HTTP/1.1 503")
+    assert [body_of(answer) for answer in answers[1:]] == [body_of(_GOOD)] * 5
+    assert front.upstream.bodies.count(poison) == 2
+    assert sum(record.is_suspect for record in front.records) == 1
+
+
+async def test_request_too_large_to_be_kept_is_refused_with_when_to_come_again() -> None:
+    async with running() as front:
+        dying(front, _DEAD)
+        answer = await front.post(b"x" * 1_500_000)
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"Retry-After" in answer
+        assert b"too large" in answer
+        assert len(front.upstream.bodies) == 1
+
+
+async def test_streaming_client_sees_signs_of_life_while_it_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(deliver, "_ALIVE_EVERY_S", 0.05)
+    async with running() as front:
+        front.rotation.close(1)
+        front.upstream.answer_to = lambda _: _SSE + _TOKEN + _DONE
+        task = asyncio.create_task(front.post(_STREAM))
+        await asyncio.sleep(0.2)
+        front.rotation.admit(1, front.upstream.uds)
+        answer = await task
+    assert answer.count(b": waiting for the model\n\n") >= 2
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.index(b": waiting") < answer.index(_TOKEN)
+    assert _DONE in answer
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+async def test_refusal_after_a_sign_of_life_is_an_event(
+    monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(deliver, "_ALIVE_EVERY_S", 0.05)
+    refusal = b'{"error":{"message":"no such model","code":404}}'
+    async with running() as front:
+        front.rotation.close(1)
+        front.upstream.answer = whole(refusal, "404 Not Found")
+        task = asyncio.create_task(front.post(_STREAM, path))
+        await asyncio.sleep(0.1)
+        front.rotation.admit(1, front.upstream.uds)
+        answer = await task
+    assert b"data: " + refusal + b"\n\n" in answer
+    assert (b"event: error" in answer) == (path == "/v1/messages")
+
+
+async def test_client_that_hangs_up_while_it_waits_is_sent_nowhere() -> None:
+    async with running() as front:
+        front.rotation.close(1)
+        _, writer = await asyncio.open_connection("127.0.0.1", front.port)
+        writer.write(b"POST /v1/x HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+        while not front.rotation.held:  # noqa: ASYNC110 (nothing tells us but asking)
+            await asyncio.sleep(0.01)
+        writer.close()
+        while front.rotation.held:  # noqa: ASYNC110 (as above)
+            await asyncio.sleep(0.01)
+        front.rotation.admit(1, front.upstream.uds)
+        await asyncio.sleep(0.05)
+        assert front.upstream.heads == []
+    assert front.records[0].end is End.LEFT
+
+
+async def test_errors_are_in_the_shape_of_the_clients_api() -> None:
+    async with running(hold_max=0) as front:
+        front.rotation.close(1)
+        openai = json.loads(body_of(await front.post(_CHAT)))
+        anthropic = json.loads(body_of(await front.post(_CHAT, "/v1/messages")))
+        front.rotation.admit(1, front.upstream.uds)
+    assert openai["error"]["code"] == "busy"
+    assert anthropic["type"] == "error"
+    assert anthropic["error"]["type"] == "overloaded_error"
+
+
+async def test_request_id_is_the_clients_own_or_a_new_one() -> None:
+    async with running() as front:
+        for given, kept in (("mine-1", True), ("a b", False), ("x" * 200, False)):
+            head = (
+                f"POST /v1/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Request-Id: {given}\r\n"
+            )
+            answer = await front.send(f"{head}Content-Length: 2\r\n\r\n{{}}".encode())
+            id_ = front.records[-1].id
+            assert (id_ == given) is kept
+            assert f"x-request-id: {id_}".encode() in answer.lower()
+            assert f"x-request-id: {id_}".encode() in front.upstream.heads[-1].lower()
