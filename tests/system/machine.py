@@ -107,9 +107,16 @@ class Machine:
         """Run a command to its end, as root or as `user` with its groups."""
         command = self._inside(argv, user, env or {})
         given = stdin.encode() if isinstance(stdin, str) else stdin
-        raw = subprocess.run(
-            command, input=given, capture_output=True, timeout=timeout_s, check=False
-        )
+        try:
+            raw = subprocess.run(
+                command, input=given, capture_output=True, timeout=timeout_s, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            said = (error.stdout or b"") + (error.stderr or b"")
+            message = (
+                f"{list(argv)}: not over after {timeout_s:.0f} s\n{said!r}\n{self._what_runs()}"
+            )
+            raise AssertionError(message) from error
         done = subprocess.CompletedProcess(
             list(argv), raw.returncode, raw.stdout.decode(errors="replace"),
             raw.stderr.decode(errors="replace"),
@@ -118,6 +125,13 @@ class Machine:
             message = f"{list(argv)}: exit status {done.returncode}\n{done.stdout}{done.stderr}"
             raise AssertionError(message)
         return done
+
+    def _what_runs(self) -> str:
+        """Return every process and what it waits for in the kernel: why a command hangs."""
+        shown = ["ps", "-eo", "pid,ppid,stat,wchan:24,etimes,time,args", "--cols", "160"]
+        command = self._inside(shown, None, {})
+        done = subprocess.run(command, capture_output=True, timeout=30, check=False)
+        return done.stdout.decode(errors="replace")
 
     def say(self, *argv: str, user: str | None = None) -> str:
         """Return what a command prints, without the last newline."""

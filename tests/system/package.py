@@ -29,6 +29,8 @@ def install(machine: Machine, package: Path) -> str:
     said = machine.run(
         ["apt-get", "install", "--yes", "--allow-downgrades", inside],
         env={"DEBIAN_FRONTEND": "noninteractive", "HOME": "/root"},
+        # 4 s where nothing else runs; once over 120 s, reading its lists, beside a busy engine.
+        timeout_s=400,
     )
     machine.run(["rm", inside])
     return said.stdout + said.stderr
