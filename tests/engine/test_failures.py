@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from engine.conftest import free_port
+from engine.daemon import free_port
 from engine.harness import DEMO, TINY, Daemon, is_alive, tree, wait_for
 from integration.stub_hub import running_hub
 

@@ -12,7 +12,8 @@ class Backend:
     """What the gateway sends requests to.
 
     `closed` is set while it gets no more of them; `lost` once it died. `on_trial` is the one
-    request that is to blame for a death (gateway.trial), None: each that is in flight.
+    request that is to blame for a death (gateway.trial), None: each that is in flight; `suspects`
+    counts those on it that were in flight at an earlier death.
     """
 
     def __init__(self, generation: int, uds: Path, model: str) -> None:
@@ -25,6 +26,7 @@ class Backend:
         self.closed = asyncio.Event()
         self.lost = asyncio.Event()
         self.on_trial: str | None = None
+        self.suspects = 0
         self._requests: set[asyncio.Timeout] = set()
         self._session = aiohttp.ClientSession(
             # Below uvicorn's 5 s: the worker must not close a connection we are about to use.

@@ -15,7 +15,7 @@ from cahoots_vllm.gateway.exchange import LostError, exchange
 from cahoots_vllm.gateway.meter import Meter
 from cahoots_vllm.gateway.record import End, Record
 from cahoots_vllm.gateway.reply import Reply
-from cahoots_vllm.gateway.trial import DEATHS, Trial, Trials, is_to_blame
+from cahoots_vllm.gateway.trial import DEATHS, Charges, Trial, Trials
 
 _T = TypeVar("_T")
 # A request is sent again after one death; these also cover connections that the worker closed, and
@@ -50,21 +50,22 @@ class Deliverer:
             await reply.fail(error)
 
     async def _deliver(self, call: Call, reply: Reply, record: Record) -> None:
-        deaths, why = 0, ""
+        charges, why = Charges(), ""
         for _ in range(_TRIES):
-            trial = Trial(self._trials, deaths)
+            trial = Trial(self._trials, charges.deaths)
             try:
                 await self._send(call, reply, record, trial)
             except LostError as lost:
                 why = str(lost)
-                deaths += await _is_death(call, lost)
-                if deaths == DEATHS:
+                await _look(lost)
+                charges.count(call, lost.backend)
+                if charges.deaths == DEATHS:
                     record.is_suspect = True
                     raise self._trials.convict(call, lost.backend) from lost
             else:
                 return
             finally:
-                trial.passed()
+                trial.end()
             if call.body.is_used_up:
                 why = "the request is too large to be kept for another"
                 break
@@ -118,11 +119,10 @@ async def _alive(waiting: Coroutine[None, None, _T], call: Call, reply: Reply) -
             await task
 
 
-async def _is_death(call: Call, lost: LostError) -> bool:
-    """Return whether a worker died of it, once what happened to the worker is known."""
-    if not lost.is_sent:
+async def _look(lost: LostError) -> None:
+    """Wait until it is known what happened to the worker."""
+    if lost.is_sent:
+        # One that only closed a kept-alive connection stays.
+        await lost.backend.is_lost_within(_LOOK_S)
+    else:
         await lost.backend.is_closed_within(_NOTICE_S)
-        return False
-    # One that only closed a kept-alive connection stays.
-    await lost.backend.is_lost_within(_LOOK_S)
-    return is_to_blame(call, lost.backend)

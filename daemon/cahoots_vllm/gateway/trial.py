@@ -1,12 +1,14 @@
 """Which request is to blame when the engine dies, so that one does not take the others along.
 
 A request that was in flight at a death is sent again, one such at a time: it is on trial until it
-is answered, or has been with the worker for a moment. If the worker dies meanwhile, it and no other
-is to blame. Otherwise each that is in flight is.
+is answered, or has been with the worker for a while. If the worker dies meanwhile, it is to blame;
+one that has passed its trial and is still there is spared, once. Without a trial, each that is in
+flight is to blame.
 """
 
 import asyncio
 import hashlib
+from dataclasses import dataclass
 from typing import Final
 
 from cahoots_vllm.control.backend import Backend
@@ -15,7 +17,7 @@ from cahoots_vllm.gateway.call import Call
 
 # In flight in two deaths: not sent again (DESIGN: replay).
 DEATHS: Final = 2
-_TRIAL_S: Final = 2.0
+_TRIAL_S: Final = 5.0
 # All that were in flight at one death have had their trial within this.
 _ALL_TRIALS_S: Final = 30.0
 # Clients try again by themselves, and what kills a worker would kill five in a row.
@@ -24,7 +26,7 @@ _REFUSED_MAX: Final = 64
 
 
 class Trial:
-    """The turn of one request, if it needs one: `wait`, `begin`, and `passed` on every way out."""
+    """The turn of one request, if it needs one: `wait`, `begin`, and `end` on every way out."""
 
     def __init__(self, trials: "Trials", deaths: int) -> None:
         """`deaths`: in so many it was in flight."""
@@ -32,6 +34,7 @@ class Trial:
         self._is_needed = deaths > 0
         self._has_turn = False
         self._backend: Backend | None = None
+        self._aboard: Backend | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     async def wait(self) -> None:
@@ -49,8 +52,9 @@ class Trial:
         """Put the request on trial with this worker."""
         if not self._has_turn:
             return
-        self._backend = backend
+        self._backend = self._aboard = backend
         backend.on_trial = call.id
+        backend.suspects += 1
         seconds = min(_TRIAL_S, _ALL_TRIALS_S / max(1, self._trials.waiting))
         self._timer = asyncio.get_running_loop().call_later(seconds, self.passed)
 
@@ -64,6 +68,12 @@ class Trial:
         if self._has_turn:
             self._has_turn = False
             self._trials.lock.release()
+
+    def end(self) -> None:
+        """End the turn, and leave the worker: on every way out."""
+        self.passed()
+        if self._aboard is not None and not self._aboard.lost.is_set():
+            self._aboard.suspects -= 1
 
 
 class Trials:
@@ -87,18 +97,31 @@ class Trials:
     def convict(self, call: Call, backend: Backend) -> CahootsError:
         """Return the error for a request that was in flight in two deaths.
 
-        One that was on trial at the second is remembered: it is refused when it comes again.
+        One that nobody else can be to blame for is remembered: it is refused when it comes again.
         """
-        if backend.on_trial == call.id and call.body.is_whole:
+        is_alone = backend.on_trial == call.id and backend.suspects == 1
+        if is_alone and call.body.is_whole:
             self._guilty[_key(call)] = asyncio.get_running_loop().time()
             while len(self._guilty) > _REFUSED_MAX:
                 self._guilty.pop(next(iter(self._guilty)))
         return _suspect(call, "it was in flight when two workers died")
 
 
-def is_to_blame(call: Call, backend: Backend) -> bool:
-    """Whether a request may be why this worker died."""
-    return backend.lost.is_set() and backend.on_trial in (None, call.id)
+@dataclass(slots=True)
+class Charges:
+    """What one request stands accused of: the deaths it may be to blame for."""
+
+    deaths: int = 0
+    is_spared: bool = False
+
+    def count(self, call: Call, backend: Backend) -> None:
+        """Take another loss of a worker, if it was a death."""
+        if not backend.lost.is_set():
+            return
+        if backend.on_trial in (None, call.id) or self.is_spared:
+            self.deaths += 1
+        else:
+            self.is_spared = True
 
 
 def _key(call: Call) -> bytes:
