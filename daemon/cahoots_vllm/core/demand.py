@@ -12,7 +12,7 @@ from typing import Final
 
 from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.settings import OnDemand, Settings, make_launch_spec
-from cahoots_vllm.core.state import Failure, Stage, State
+from cahoots_vllm.core.state import Failure, State
 from cahoots_vllm.core.wire import Phase
 
 _FIRST_WAIT_S: Final = 60.0
@@ -66,7 +66,7 @@ def next_turn(turn: Turn | None, state: State, now: float) -> Turn | None:
         return None
     if turn is None or turn.goal != state.goal:
         turn = Turn(state.goal, now)
-    if turn.ready_at is None and state.live is not None and _is_served(state):
+    if turn.ready_at is None and state.live is not None and state.is_served:
         turn = replace(turn, ready_at=state.live.since)
     return turn
 
@@ -80,7 +80,7 @@ def free_at(turn: Turn, state: State, min_stay_s: float) -> float | None:
     if state.is_failed or state.idle is not None:
         return turn.began
     is_waiting = state.phase is Phase.BACKOFF or state.checking == turn.goal
-    if not is_waiting and not _is_served(state):
+    if not is_waiting and not state.is_served:
         return None
     return (turn.began if turn.ready_at is None else turn.ready_at) + min_stay_s
 
@@ -97,16 +97,6 @@ def choose(waiting: Mapping[str, float], free_at_: float | None, now: float) -> 
     return Choice(min(waiting, key=lambda model: waiting[model]))
 
 
-def _is_served(state: State) -> bool:
-    live = state.live
-    return (
-        live is not None
-        and live.stage is Stage.READY
-        and live.plan.goal == state.goal
-        and not live.is_leaving
-    )
-
-
 def learn(
     setbacks: Mapping[str, Setback], before: State, state: State, now: float
 ) -> dict[str, Setback]:
@@ -117,7 +107,7 @@ def learn(
         last = learned.get(failure.goal.model)
         wait_s = _FIRST_WAIT_S if last is None else min(2 * last.wait_s, _LONGEST_WAIT_S)
         learned[failure.goal.model] = Setback(failure, wait_s, now + wait_s)
-    if state.goal is not None and _is_served(state):
+    if state.goal is not None and state.is_served:
         learned.pop(state.goal.model, None)
     return learned
 

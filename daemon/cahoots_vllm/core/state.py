@@ -114,6 +114,13 @@ class State:
     restarts: int = 0
 
     @property
+    def is_served(self) -> bool:
+        """Whether the goal is ready, and nothing is about to replace it."""
+        live = self.live
+        is_ready = live is not None and live.stage is Stage.READY and not live.is_leaving
+        return is_ready and live is not None and live.plan.goal == self.goal
+
+    @property
     def phase(self) -> Phase:
         """Return the phase shown to people."""
         if self.live is not None:

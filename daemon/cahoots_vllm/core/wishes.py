@@ -55,9 +55,7 @@ def cured(state: State) -> Step:
 
 def unload(state: State, event: Unload, now: float) -> Step:
     """Let the worker go until a request comes; the goal stays."""
-    live = state.live
-    is_served = live is not None and live.stage is Stage.READY and live.plan.goal == state.goal
-    if live is None or not is_served or live.is_leaving or state.checking is not None:
+    if not state.is_served or state.idle is not None:
         return state, ()  # something else is under way, or it is idle already
     return replace(state, idle=Idle(now, event.after_s)), ()
 
