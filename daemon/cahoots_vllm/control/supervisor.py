@@ -81,6 +81,7 @@ class Supervisor:
         left = self._left = self._parts.handover.read()
         if left is None:
             return False
+        self._wanted.go_on(left.demanded, left.configured_model)
         is_found = left.mark is not None and self._effects.find_again(
             left, left.mark, self.settings
         )
@@ -119,7 +120,7 @@ class Supervisor:
         goal = goal_of(settings)
         params = {"model": model} if model is not None else {"reset": "true"}
         operation = self._begin("swap-model", params, by, Target(goal), saves=saves)
-        self._wanted.take(settings)
+        self._wanted.swap(settings)
         self._handle(Want(goal))
         return self.operations.get(operation.id)
 
@@ -194,7 +195,7 @@ class Supervisor:
         operation = self.operations.abort(id_)
         before = operation.before
         if operation.kind == "swap-model":
-            self._wanted.override(before.override)
+            self._wanted.restore(before.override, before.demanded)
         goal = before.goal
         if before.is_as_set and operation.kind != "reload":  # the settings may be others by now
             goal = self._wanted.goal if self.settings.is_local else None
@@ -229,7 +230,8 @@ class Supervisor:
         self.refuse_while_stopping()
         self.operations.refuse_if_busy()
         is_as_set = self.settings.is_local and self._wanted.goal == self.state.goal
-        before = Before(self.state.goal, self.settings.override, is_as_set)
+        settings = self.settings
+        before = Before(self.state.goal, settings.override, is_as_set, settings.demanded)
         operation = self.operations.begin(kind, params, by, target, before, saves=saves)
         self._announcer.operation(operation)
         return operation
@@ -257,12 +259,12 @@ class Supervisor:
         self._parts.rotation.refuse(refusal(self.state, self.settings))
         self._cure.update(self.state, self.settings, self._tasks)
         if not self._is_shutting_down:  # that is nobody's wish for the next daemon
-            self._parts.handover.step(self.state, is_local=self.settings.is_local)
+            self._parts.handover.step(self.state, self.settings)
         self._publish()
         self._is_settled.set()
 
     def _on_spawn(self, mark: WorkerMark) -> None:
-        self._parts.handover.started(mark, self.state, self._parts.release.before)
+        self._parts.handover.started(mark, self.state, self.settings, self._parts.release.before)
 
     def _publish(self) -> None:
         self._announcer.changed(self.state)
