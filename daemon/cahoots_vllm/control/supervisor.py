@@ -12,15 +12,16 @@ from pathlib import Path
 
 from cahoots_vllm.control.announcer import Announcer
 from cahoots_vllm.control.cure import CureWatch
+from cahoots_vllm.control.demand import DemandWatch
 from cahoots_vllm.control.effects import Effects, Parts
 from cahoots_vllm.control.handover import Left
 from cahoots_vllm.control.operation import Before, Caller, Operation, Problem, Target
 from cahoots_vllm.control.operations import Operations
-from cahoots_vllm.control.refusal import check_may_start, check_name, refusal
+from cahoots_vllm.control.refusal import check_may_start, check_name
 from cahoots_vllm.control.wanted import Wanted, configured_goal, goal_of
 from cahoots_vllm.core.backoff import DEFAULT_LIMITS
 from cahoots_vllm.core.errors import CahootsError, Kind
-from cahoots_vllm.core.events import Event, Forget, Restart, Tick, Want
+from cahoots_vllm.core.events import Event, Forget, Restart, Tick, Unload, Wake, Want
 from cahoots_vllm.core.lifecycle import step
 from cahoots_vllm.core.settings import Settings, make_launch_spec
 from cahoots_vllm.core.state import State
@@ -45,6 +46,9 @@ class Supervisor:
         self._effects = Effects(parts, self._events.put_nowait, self._on_progress, self._on_spawn)
         cache_dir = Path(settings.cache_dir)
         self._cure = CureWatch(parts.gate, cache_dir, self._events.put_nowait)
+        self._demand = DemandWatch(
+            parts.rotation, self.operations, self._swap_on_demand, self._unload_or_wake
+        )
         self._tasks = asyncio.TaskGroup()
         self._is_settled = asyncio.Event()
         self._is_shutting_down = False
@@ -70,6 +74,7 @@ class Supervisor:
                 self._effects.go_on(self.settings, self._tasks)
                 was_local = self._left is not None and self._left.was_local
                 self._handle(first_event(self.state, goal, was_local=was_local))
+                self._demand.start()
                 while True:
                     self._handle(await self._events.get())
         finally:
@@ -88,6 +93,7 @@ class Supervisor:
         state = left.state if is_found else without_worker(left.state)
         self.state = replace(state, generation=max(self.state.generation, state.generation))
         self._announcer.go_on(self.state)
+        self._demand.update(self.state, self.settings)
         return is_found
 
     async def beat(self) -> None:
@@ -99,6 +105,7 @@ class Supervisor:
     async def shut_down(self) -> None:
         """Stop the worker for good and return when nothing of it is left."""
         self._is_shutting_down = True
+        self._demand.stop()
         self._handle(Want(None))
         while self.state.live is not None:
             self._is_settled.clear()
@@ -183,10 +190,8 @@ class Supervisor:
         # A typo that was taken back is nothing to be reminded of.
         is_mended = state.rejected is not None and configured_goal(old) != configured_goal(settings)
         must_act = is_other or is_mended or (has_changed and state.is_failed)
-        if must_act and not self._is_shutting_down:
-            self._handle(Want(goal))
-        else:
-            self._publish()
+        # What does not concern the goal may still concern who waits: a step of its own, too.
+        self._handle(Want(goal) if must_act and not self._is_shutting_down else Tick())
         return self.operations.get(operation.id) if operation is not None else None
 
     def abort(self, id_: str) -> Operation:
@@ -217,6 +222,17 @@ class Supervisor:
         return count
 
     # --- inside ----------------------------------------------------------------------------
+
+    def _swap_on_demand(self, model: str) -> None:
+        """Serve a model because requests wait for it: no operation, nobody waits for its end."""
+        self._wanted.demand(model)
+        self._announcer.demanded(model, is_swap=self.state.live is not None)
+        self._handle(Want(self._wanted.goal))
+
+    def _unload_or_wake(self, event: Unload | Wake) -> None:
+        if isinstance(event, Wake):
+            self._announcer.demanded(self._wanted.goal.model, is_swap=False)
+        self._handle(event)
 
     def _begin(
         self,
@@ -256,7 +272,7 @@ class Supervisor:
             self._effects.perform(effect, self.settings, self._tasks)
         self._wanted.follow(before, self.state)
         self._parts.load_times.update(before, self.state, now)
-        self._parts.rotation.refuse(refusal(self.state, self.settings))
+        self._demand.update(self.state, self.settings)
         self._cure.update(self.state, self.settings, self._tasks)
         if not self._is_shutting_down:  # that is nobody's wish for the next daemon
             self._parts.handover.step(self.state, self.settings)
