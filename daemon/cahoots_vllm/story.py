@@ -42,6 +42,8 @@ class Story:
                 self._tell_failure(data)
             case EventType.OPERATION:
                 _tell_operation(data)
+            case EventType.DEMAND:
+                _LOG.info("%s", data["text"], extra={"fields": _fields(data, "model")})
 
     def _tell_phase(self, data: Mapping[str, object], *, is_new: bool) -> None:
         if is_new:

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -194,12 +194,12 @@ class Daemon:
         models = {f"org/{name}": changes for name, changes in by_model.items()}
         write_script(self.script, *behaviours, by_model=models)
 
-    def configure(self, **tables: dict[str, float]) -> None:
+    def configure(self, **tables: Mapping[str, float | str]) -> None:
         """Write cahoots-vllm.toml: the tables over the tests' own."""
         lines: list[str] = []
         for table in {*_CONFIG, *tables}:
             lines.append(f"[{table}]")
-            values = _CONFIG.get(table, {}) | tables.get(table, {})
+            values = {**_CONFIG.get(table, {}), **tables.get(table, {})}
             lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
         (self.config / "cahoots-vllm.toml").write_text("\n".join(lines) + "\n")
 

@@ -125,3 +125,9 @@ def test_bad_settings_are_an_error_and_their_end_is_told_as_loud(told: Told) -> 
     bad = {"error": ".env line 3", "text": None}
     levels = [told.publish(EventType.RELOAD, data)[1] for data in (good, bad, good, good)]
     assert levels == [logging.INFO, logging.ERROR, logging.WARNING, logging.INFO]
+
+
+def test_swap_on_demand_is_told_with_its_model(told: Told) -> None:
+    asked = "swapping to org/b: asked for by a request"
+    text, level, fields = told.publish(EventType.DEMAND, {"model": "org/b", "text": asked})
+    assert (text, level, fields["CAHOOTS_MODEL"]) == (asked, logging.INFO, "org/b")

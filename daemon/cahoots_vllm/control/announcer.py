@@ -2,7 +2,7 @@
 
 from cahoots_vllm.control.event_hub import EventHub, EventType
 from cahoots_vllm.control.operation import Operation, Progress, operation_view
-from cahoots_vllm.core.state import State
+from cahoots_vllm.core.state import Idle, State
 from cahoots_vllm.core.wire import Phase
 
 # Sub-phases tell something only while these phases last.
@@ -36,6 +36,8 @@ class Announcer:
         sub_phase = (self._sub_phase or None) if is_told else None
         fraction = self._fraction if is_told else None
         text = f"{phase} {model}" if model else str(phase)
+        if state.idle is not None:
+            text += f": {_why_idle(phase, state.idle)}"
         if state.checking is not None and state.live is not None:
             text = f"{text}, preparing {state.checking.model}"
         if sub_phase:
@@ -91,9 +93,22 @@ class Announcer:
             }
             self._events.publish(EventType.PROGRESS, details)
 
+    def demanded(self, model: str, *, is_swap: bool) -> None:
+        """Publish that requests make a model start, in place of another one or of none."""
+        what = "swapping to" if is_swap else "loading"
+        text = f"{what} {model}: asked for by a request"
+        self._events.publish(EventType.DEMAND, {"model": model, "text": text})
+
     def operation(self, operation: Operation) -> None:
         """Publish a change of an operation."""
         self._events.publish(EventType.OPERATION, operation_view(operation))
+
+
+def _why_idle(phase: Phase, idle: Idle) -> str:
+    asked = f"{idle.after_s:.0f} s without requests"
+    if phase is not Phase.OFF:
+        return f"idle after {asked}"
+    return f"unloaded after {asked}; the next request brings it back"
 
 
 def _model(state: State) -> str | None:

@@ -16,10 +16,18 @@ class Backend:
     counts those on it that were in flight at an earlier death.
     """
 
-    def __init__(self, generation: int, uds: Path, model: str) -> None:
-        """No limit on connections: the engine queues requests itself."""
+    def __init__(
+        self, generation: int, uds: Path, model: str, served: tuple[str, ...] = ()
+    ) -> None:
+        """`served` are the names it answers to.
+
+        No limit on connections: the engine queues requests itself.
+        """
         self.generation = generation
         self.model = model
+        self.served = frozenset(served)
+        # When the last request on it ended, in the loop's seconds.
+        self.used_at = asyncio.get_running_loop().time()
         self.in_flight = 0
         self.idle = asyncio.Event()
         self.idle.set()
@@ -54,6 +62,7 @@ class Backend:
                     self._requests.discard(end)
         finally:
             self.in_flight -= 1
+            self.used_at = asyncio.get_running_loop().time()
             if self.in_flight == 0:
                 self.idle.set()
 

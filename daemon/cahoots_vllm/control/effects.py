@@ -150,7 +150,7 @@ class Effects:
             case Admit(generation):
                 worker = self.worker
                 if worker is not None and worker.generation == generation:
-                    self._parts.rotation.admit(generation, worker.uds, worker.launch.model)
+                    self._admit(worker)
             case Drain(generation):
                 timeout_s = settings.gateway.drain_timeout_s
                 tasks.create_task(self._drain(generation, timeout_s), name=f"drain {generation}")
@@ -159,6 +159,10 @@ class Effects:
                 tasks.create_task(self._stop(generation, at_once), name=f"stop {generation}")
             case _:
                 assert_never(effect)
+
+    def _admit(self, worker: Worker) -> None:
+        launch = worker.launch
+        self._parts.rotation.admit(worker.generation, worker.uds, launch.model, launch.served)
 
     def _key(self, goal: LaunchSpec, asked: LaunchSpec, settings: Settings) -> MemoryKey:
         devices = used_devices(asked, os.environ, self._devices)
@@ -181,7 +185,7 @@ class Effects:
             self._log_line(worker.generation, text)
         self._parts.release.before = dict(left.gpu_memory)
         if is_ready and worker.is_running:
-            self._parts.rotation.admit(worker.generation, worker.uds, worker.launch.model)
+            self._admit(worker)
         return True
 
     def go_on(self, settings: Settings, tasks: asyncio.TaskGroup) -> None:

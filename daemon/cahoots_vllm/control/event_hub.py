@@ -18,6 +18,7 @@ class EventType(StrEnum):
     DIAGNOSIS = "diagnosis"
     OPERATION = "operation"
     RELOAD = "reload"
+    DEMAND = "demand"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from cahoots_vllm.core.settings import Settings
 from cahoots_vllm.core.state import State
 from cahoots_vllm.core.takeover import taken_over
 from cahoots_vllm.host.files import write_atomically
@@ -24,7 +25,8 @@ class Left:
     """How things stood, and the worker that may still run; times count from this `boot`.
 
     `was_local`: a model was wanted on this host, so a goal of none was a person's stop.
-    `gpu_memory`: bytes used on each GPU before the worker started.
+    `gpu_memory`: bytes used on each GPU before the worker started. `demanded`: the model that
+    requests had asked for in place of `configured_model`, or of the override.
     """
 
     version: int
@@ -33,6 +35,8 @@ class Left:
     was_local: bool
     mark: WorkerMark | None = None
     gpu_memory: tuple[tuple[int, int], ...] = ()
+    demanded: str | None = None
+    configured_model: str | None = None
 
 
 class Handover:
@@ -56,17 +60,21 @@ class Handover:
                 self._left = replace(left, state=taken_over(left.state))
         return self._left
 
-    def started(self, mark: WorkerMark, state: State, gpu_memory: dict[int, int]) -> None:
+    def started(
+        self, mark: WorkerMark, state: State, settings: Settings, gpu_memory: dict[int, int]
+    ) -> None:
         """Keep a worker that was just started."""
         memory = tuple(gpu_memory.items())
-        self._write(Left(_VERSION, self._boot, state, was_local=True, mark=mark, gpu_memory=memory))
+        left = Left(_VERSION, self._boot, state, was_local=True, mark=mark, gpu_memory=memory)
+        self._write(_with_model(left, settings))
 
-    def step(self, state: State, *, is_local: bool) -> None:
+    def step(self, state: State, settings: Settings) -> None:
         """Keep how things stand now."""
-        left = self._left or Left(_VERSION, self._boot, state, is_local)
+        left = self._left or Left(_VERSION, self._boot, state, settings.is_local)
         is_there = state.live is not None and _is_of(left.mark, state)
         mark = left.mark if is_there else None
-        self._write(replace(left, state=state, was_local=is_local, mark=mark))
+        left = replace(left, state=state, was_local=settings.is_local, mark=mark)
+        self._write(_with_model(left, settings))
 
     def clear(self) -> None:
         """Leave nothing: the daemon has ended for good."""
@@ -83,6 +91,11 @@ class Handover:
                 self._path.unlink(missing_ok=True)
         else:
             self._left = left
+
+
+def _with_model(left: Left, settings: Settings) -> Left:
+    model = settings.configured_model
+    return replace(left, demanded=settings.demanded, configured_model=model)
 
 
 def _is_of(mark: WorkerMark | None, state: State) -> bool:

@@ -49,11 +49,13 @@ class Before:
     """Where an abort goes back to: the goal, and the override that `swap-model` had set.
 
     `is_as_set`: the goal was what the settings asked for, so what they ask for now is what counts.
+    `demanded`: the model that requests had asked for.
     """
 
     goal: LaunchSpec | None
     override: str | None = None
     is_as_set: bool = False
+    demanded: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

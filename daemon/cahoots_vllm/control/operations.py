@@ -188,6 +188,8 @@ def _verdict(target: Target, state: State) -> tuple[OperationState, Problem | No
         return OperationState.FAILED, problem
     if state.goal != goal:
         return _superseded()
+    if state.idle is not None:
+        return OperationState.DONE, None  # it would be there if anybody asked
     is_there = live is not None and live.stage is Stage.READY and not live.is_leaving
     if live is None or live.plan.goal != goal or live.generation <= target.after:
         is_there = False

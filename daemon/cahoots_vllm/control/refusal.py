@@ -1,6 +1,9 @@
 """Why something is not done: to a client of the gateway, or to who asks for a change. Pure."""
 
-from cahoots_vllm.control.rotation import Refusal
+from collections.abc import Mapping
+
+from cahoots_vllm.control.terms import Refusal, Terms
+from cahoots_vllm.core.demand import Setback
 from cahoots_vllm.core.env_values import is_model_name
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.settings import LOCAL_PROVIDER, Settings
@@ -19,6 +22,32 @@ def refusal(state: State, settings: Settings) -> Refusal | None:
         message = f"{state.goal.model} cannot be served: {diagnosis.evidence}"
         return Refusal(message, diagnosis.remedy)
     return None
+
+
+def make_terms(
+    state: State, settings: Settings, names: Mapping[str, str], setbacks: Mapping[str, Setback]
+) -> Terms:
+    """Return the terms for requests; `names` are those to be asked for, with their models."""
+    general = refusal(state, settings)
+    if state.goal is None:
+        return Terms(general)  # a person's stop goes before any request
+    refusals = {}
+    for name, model in names.items():
+        if name in state.goal.served:
+            if general is not None:
+                refusals[name] = general
+        elif model in setbacks:
+            refusals[name] = _set_back(model, setbacks[model])
+    asleep = state.goal.served if state.idle is not None else ()
+    return Terms(general, frozenset(names), refusals, asleep)
+
+
+def _set_back(model: str, setback: Setback) -> Refusal:
+    diagnosis = setback.failure.diagnosis
+    remedy = f"{diagnosis.remedy}; a request tries again {setback.wait_s:.0f} s after the failure"
+    return Refusal(
+        f"{model} cannot be served: {diagnosis.evidence}", remedy.lstrip("; "), setback.until
+    )
 
 
 def check_may_start(settings: Settings) -> None:

@@ -5,12 +5,15 @@ here, oldest first; in `off` and `failed` they are refused with the reason.
 """
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
 from math import ceil
 from pathlib import Path
 
 from cahoots_vllm.control.backend import Backend
 from cahoots_vllm.control.hold import Ask, Hold, Waiter
+from cahoots_vllm.control.terms import Refusal, Terms
 from cahoots_vllm.core.errors import CahootsError, Kind
 
 # Those that waited are let go in their order, a few at a time: a thousand connections at once
@@ -18,14 +21,6 @@ from cahoots_vllm.core.errors import CahootsError, Kind
 _BATCH = 8
 _PACE_S = 0.002
 _MAX_RETRY_AFTER_S = 600
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why no request is held now: no worker will come by itself."""
-
-    message: str
-    remedy: str
 
 
 class Rotation:
@@ -37,7 +32,9 @@ class Rotation:
         self._backends: dict[int, Backend] = {}
         self._hold = Hold()
         self._release_handle: asyncio.TimerHandle | None = None
-        self._refusal: Refusal | None = None
+        self.terms = Terms()
+        # Called when a request begins to wait.
+        self.on_wait: Callable[[], None] = lambda: None
         # When a worker is expected to be ready, in the loop's seconds; None: nothing is known.
         self.expected_at: float | None = None
 
@@ -64,14 +61,33 @@ class Rotation:
     @property
     def refusal(self) -> Refusal | None:
         """Why a request sent now would be refused, None when it would be served or held."""
-        return self._refusal
+        return self.terms.refusal
 
-    def admit(self, generation: int, uds: Path, model: str = "") -> None:
-        """Send requests to this worker, those that waited first."""
-        backend = self._backends.get(generation) or Backend(generation, uds, model)
+    @property
+    def is_choosy(self) -> bool:
+        """Whether it matters which model a request names."""
+        return bool(self.terms.names)
+
+    @property
+    def quiet_since(self) -> float | None:
+        """Since when no request is on a worker or waits for one, None while any does."""
+        if self.running or len(self._hold):
+            return None
+        return max((backend.used_at for backend in self._backends.values()), default=0.0)
+
+    def waiting(self) -> Iterator[tuple[str | None, float]]:
+        """Yield which model each request that waits has named, and since when it waits."""
+        for waiter in self._hold:
+            yield waiter.ask.model, waiter.since
+
+    def admit(
+        self, generation: int, uds: Path, model: str = "", served: tuple[str, ...] = ()
+    ) -> None:
+        """Send requests to this worker, those that waited first; not those for other models."""
+        backend = self._backends.get(generation) or Backend(generation, uds, model, served)
         self._backends[generation] = self._open = backend
         backend.closed.clear()
-        self._refusal = None
+        self.terms = replace(self.terms, refusal=None)
         self._release()
 
     def _release(self) -> None:
@@ -79,12 +95,13 @@ class Rotation:
         backend = self._open
         if backend is None:
             return  # it was closed meanwhile: the rest waits for the next
-        batch = [waiter for waiter, _ in zip(self._hold, range(_BATCH), strict=False)]
-        for waiter in batch:
+        its_own = (w for w in self._hold if self.terms.is_for(w.ask.model, backend.served))
+        batch = list(islice(its_own, _BATCH + 1))
+        for waiter in batch[:_BATCH]:
             self._hold.leave(waiter)
             if not waiter.future.done():
                 waiter.future.set_result(backend)
-        if len(self._hold):
+        if len(batch) > _BATCH:
             loop = asyncio.get_running_loop()
             self._release_handle = loop.call_later(_PACE_S, self._release)
 
@@ -125,19 +142,28 @@ class Rotation:
         if backend is not None:
             await backend.end()
 
-    def refuse(self, refusal: Refusal | None) -> None:
-        """Hold no request while a refusal stands; those that wait are answered with it."""
-        self._refusal = refusal
-        if refusal is None:
+    def take(self, terms: Terms) -> None:
+        """Keep to these terms; those that wait and are refused by them are answered so."""
+        if terms == self.terms:
             return
+        self.terms = terms
+        now = asyncio.get_running_loop().time()
         for waiter in list(self._hold):
+            refusal = terms.refusal_of(waiter.ask.model, now)
+            if refusal is None:
+                continue
             self._hold.leave(waiter)
             if not waiter.future.done():
-                waiter.future.set_exception(_unavailable(refusal))
+                waiter.future.set_exception(_unavailable(refusal, now))
+        if self._release_handle is None:
+            self._release()  # who waited for another model may not have to any more
 
-    def backend_now(self) -> Backend | None:
-        """Return the worker to ask, None where a request has to wait its turn."""
-        return self._open if not len(self._hold) else None
+    def backend_now(self, model: str | None = None) -> Backend | None:
+        """Return the worker to ask, None where a request has to wait its turn, or for another."""
+        backend = self._open
+        if backend is None or self._release_handle is not None:
+            return None
+        return backend if self.terms.is_for(model, backend.served) else None
 
     async def backend(self, ask: Ask) -> Backend:
         """Return the worker to ask, after waiting for one if need be.
@@ -145,16 +171,19 @@ class Rotation:
         Raises CahootsError: WORKER_FAILED when none will come by itself, BUSY when too many wait
         already, TIMED_OUT. A cancelled caller leaves the queue.
         """
-        if (backend := self.backend_now()) is not None:
+        if (backend := self.backend_now(ask.model)) is not None:
             return backend
-        if self._refusal is not None:
-            raise _unavailable(self._refusal)
+        now = asyncio.get_running_loop().time()
+        if (refusal := self.terms.refusal_of(ask.model, now)) is not None:
+            raise _unavailable(refusal, now)
         try:
             waiter = self._hold.enter(ask)
         except CahootsError as error:
             raise self.later(error) from None
         if self._open is not None and self._release_handle is None:
             self._release()
+        if not waiter.future.done():
+            self.on_wait()
         return await self._wait(waiter)
 
     async def _wait(self, waiter: Waiter) -> Backend:
@@ -177,5 +206,8 @@ class Rotation:
         return error
 
 
-def _unavailable(refusal: Refusal) -> CahootsError:
-    return CahootsError(Kind.WORKER_FAILED, refusal.message, refusal.remedy)
+def _unavailable(refusal: Refusal, now: float) -> CahootsError:
+    error = CahootsError(Kind.WORKER_FAILED, refusal.message, refusal.remedy)
+    if refusal.until is not None:
+        error.more["retry_after_s"] = str(max(ceil(refusal.until - now), 1))
+    return error

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.launch import RESERVED_OPTIONS, Options, OptionValue
 from cahoots_vllm.core.memory import MemoryLimits
+from cahoots_vllm.core.settings import OnDemand
 from cahoots_vllm.host.files import read_text
 
 _SHARE_UNIT = 1000  # the core counts shares in thousandths
@@ -34,6 +35,9 @@ class _Gateway(_Strict):
     hold_max: int = Field(1000, ge=0, le=100_000)
     hold_bytes: int = Field(64 * 1024 * 1024, ge=0)
     drain_timeout_s: float = Field(120.0, ge=0, le=3600)
+    on_demand: OnDemand = OnDemand.OFF
+    min_stay_s: float = Field(30.0, ge=0, le=86400)
+    idle_stop_s: float = Field(0.0, ge=0, le=31_536_000)
 
     @field_validator("listen")
     @classmethod

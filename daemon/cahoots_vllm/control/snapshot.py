@@ -6,14 +6,8 @@ from dataclasses import dataclass
 from cahoots_vllm.control.rotation import Rotation
 from cahoots_vllm.control.settings_source import SettingsSource
 from cahoots_vllm.control.state_file import StateFile
-from cahoots_vllm.control.status import (
-    DaemonStatus,
-    Facts,
-    RequestStatus,
-    Status,
-    Wall,
-    build_status,
-)
+from cahoots_vllm.control.status import DaemonStatus, RequestStatus, Status
+from cahoots_vllm.control.status_view import Facts, Wall, build_status
 from cahoots_vllm.control.supervisor import Supervisor
 from cahoots_vllm.host.gpu import GpuReader
 from cahoots_vllm.host.watch import FileWatch

@@ -12,15 +12,16 @@ from pathlib import Path
 
 from cahoots_vllm.control.announcer import Announcer
 from cahoots_vllm.control.cure import CureWatch
+from cahoots_vllm.control.demand import DemandWatch
 from cahoots_vllm.control.effects import Effects, Parts
 from cahoots_vllm.control.handover import Left
 from cahoots_vllm.control.operation import Before, Caller, Operation, Problem, Target
 from cahoots_vllm.control.operations import Operations
-from cahoots_vllm.control.refusal import check_may_start, check_name, refusal
+from cahoots_vllm.control.refusal import check_may_start, check_name
+from cahoots_vllm.control.wanted import Wanted, configured_goal, goal_of
 from cahoots_vllm.core.backoff import DEFAULT_LIMITS
 from cahoots_vllm.core.errors import CahootsError, Kind
-from cahoots_vllm.core.events import Event, Forget, Restart, Tick, Want
-from cahoots_vllm.core.launch import LaunchSpec
+from cahoots_vllm.core.events import Event, Forget, Restart, Tick, Unload, Wake, Want
 from cahoots_vllm.core.lifecycle import step
 from cahoots_vllm.core.settings import Settings, make_launch_spec
 from cahoots_vllm.core.state import State
@@ -36,7 +37,7 @@ class Supervisor:
         self, settings: Settings, generation: int, parts: Parts, announcer: Announcer
     ) -> None:
         """`generation` is the last one ever given on this host."""
-        self.settings = settings
+        self._wanted = Wanted(settings, parts.state_file)
         self.state = State(generation=generation)
         self.operations = Operations()
         self._parts = parts
@@ -45,12 +46,20 @@ class Supervisor:
         self._effects = Effects(parts, self._events.put_nowait, self._on_progress, self._on_spawn)
         cache_dir = Path(settings.cache_dir)
         self._cure = CureWatch(parts.gate, cache_dir, self._events.put_nowait)
+        self._demand = DemandWatch(
+            parts.rotation, self.operations, self._swap_on_demand, self._unload_or_wake
+        )
         self._tasks = asyncio.TaskGroup()
         self._is_settled = asyncio.Event()
         self._is_shutting_down = False
         self._left: Left | None = None
         # Whether the worker may outlive this daemon by an error: another one will find it.
         self.leaves_worker = False
+
+    @property
+    def settings(self) -> Settings:
+        """What the daemon was told last, with the override in it."""
+        return self._wanted.settings
 
     @property
     def worker(self) -> Worker | None:
@@ -61,10 +70,11 @@ class Supervisor:
         """Start what is wanted and handle events until cancelled."""
         try:
             async with self._tasks:
-                goal = self._goal(self.settings) if self.settings.is_local else None
+                goal = self._wanted.goal if self.settings.is_local else None
                 self._effects.go_on(self.settings, self._tasks)
                 was_local = self._left is not None and self._left.was_local
                 self._handle(first_event(self.state, goal, was_local=was_local))
+                self._demand.start()
                 while True:
                     self._handle(await self._events.get())
         finally:
@@ -76,12 +86,14 @@ class Supervisor:
         left = self._left = self._parts.handover.read()
         if left is None:
             return False
+        self._wanted.go_on(left.demanded, left.configured_model)
         is_found = left.mark is not None and self._effects.find_again(
             left, left.mark, self.settings
         )
         state = left.state if is_found else without_worker(left.state)
         self.state = replace(state, generation=max(self.state.generation, state.generation))
         self._announcer.go_on(self.state)
+        self._demand.update(self.state, self.settings)
         return is_found
 
     async def beat(self) -> None:
@@ -93,6 +105,7 @@ class Supervisor:
     async def shut_down(self) -> None:
         """Stop the worker for good and return when nothing of it is left."""
         self._is_shutting_down = True
+        self._demand.stop()
         self._handle(Want(None))
         while self.state.live is not None:
             self._is_settled.clear()
@@ -110,13 +123,11 @@ class Supervisor:
         if model is not None:
             self.refuse_swap(model)
         check_may_start(self.settings)
-        override = None if model in (None, self.settings.configured_model) else model
-        settings = replace(self.settings, override=override)
-        goal = self._goal(settings)
+        settings = self._wanted.swapped(model)
+        goal = goal_of(settings)
         params = {"model": model} if model is not None else {"reset": "true"}
         operation = self._begin("swap-model", params, by, Target(goal), saves=saves)
-        self.settings = settings
-        self._remember_override()
+        self._wanted.swap(settings)
         self._handle(Want(goal))
         return self.operations.get(operation.id)
 
@@ -130,7 +141,7 @@ class Supervisor:
     def start(self, by: Caller) -> Operation:
         """Start the worker, or try again at once after a failure. Raises CahootsError."""
         check_may_start(self.settings)
-        goal = self._goal(self.settings)
+        goal = self._wanted.goal
         operation = self._begin("start", {}, by, Target(goal))
         self._handle(Want(goal))
         return self.operations.get(operation.id)
@@ -144,7 +155,7 @@ class Supervisor:
     def restart(self, by: Caller) -> Operation:
         """Replace the worker by a fresh one of the same kind. Raises CahootsError."""
         check_may_start(self.settings)
-        goal = self.state.goal or self._goal(self.settings)
+        goal = self.state.goal or self._wanted.goal
         after = self.state.generation
         operation = self._begin("restart", {}, by, Target(goal, after))
         self._handle(Restart() if self.state.goal is not None else Want(goal))
@@ -152,8 +163,7 @@ class Supervisor:
 
     def carried_over(self, settings: Settings) -> Settings:
         """Return settings that were read again with the live override, while it still holds."""
-        is_same_model = settings.configured_model == self.settings.configured_model
-        return replace(settings, override=self.settings.override if is_same_model else None)
+        return self._wanted.carried_over(settings)
 
     def adopt(self, settings: Settings, by: Caller, changed: str | None) -> Operation | None:
         """Go on with other settings (`changed` says which); the worker changes only if it has to.
@@ -162,9 +172,10 @@ class Supervisor:
         operation that is under way is superseded where its goal is no longer wanted, and else goes
         on in place of a new one; None then, and where `changed` is: nobody asked, nothing changed.
         """
-        old, self.settings = self.settings, settings
+        old = self.settings
+        self._wanted.take(settings)
         is_wanted = self.state.goal is not None or not old.is_local
-        goal = self._goal(settings) if settings.is_local and is_wanted else None
+        goal = self._wanted.goal if settings.is_local and is_wanted else None
         superseded = self.operations.supersede(goal) if not self._is_shutting_down else None
         if superseded is not None:
             self._announcer.operation(superseded)
@@ -172,18 +183,15 @@ class Supervisor:
         operation = None
         if is_free and changed is not None:
             operation = self._begin("reload", {"changed": changed}, by, Target(goal))
-        self._remember_override()
         state, has_changed = self.state, settings != old
         # What was refused is tried again when anything changed; what was aborted, when asked again.
         is_again = changed is not None and state.rejected is None
         is_other = goal != state.goal and (has_changed or is_again)
         # A typo that was taken back is nothing to be reminded of.
-        is_mended = state.rejected is not None and _configured(old) != _configured(settings)
+        is_mended = state.rejected is not None and configured_goal(old) != configured_goal(settings)
         must_act = is_other or is_mended or (has_changed and state.is_failed)
-        if must_act and not self._is_shutting_down:
-            self._handle(Want(goal))
-        else:
-            self._publish()
+        # What does not concern the goal may still concern who waits: a step of its own, too.
+        self._handle(Want(goal) if must_act and not self._is_shutting_down else Tick())
         return self.operations.get(operation.id) if operation is not None else None
 
     def abort(self, id_: str) -> Operation:
@@ -192,10 +200,10 @@ class Supervisor:
         operation = self.operations.abort(id_)
         before = operation.before
         if operation.kind == "swap-model":
-            self._override(before.override)
+            self._wanted.restore(before.override, before.demanded)
         goal = before.goal
         if before.is_as_set and operation.kind != "reload":  # the settings may be others by now
-            goal = self._goal(self.settings) if self.settings.is_local else None
+            goal = self._wanted.goal if self.settings.is_local else None
         self._announcer.operation(operation)
         self._handle(Want(goal))
         return operation
@@ -215,8 +223,16 @@ class Supervisor:
 
     # --- inside ----------------------------------------------------------------------------
 
-    def _goal(self, settings: Settings) -> LaunchSpec:
-        return make_launch_spec(settings, settings.wanted_model)
+    def _swap_on_demand(self, model: str) -> None:
+        """Serve a model because requests wait for it: no operation, nobody waits for its end."""
+        self._wanted.demand(model)
+        self._announcer.demanded(model, is_swap=self.state.live is not None)
+        self._handle(Want(self._wanted.goal))
+
+    def _unload_or_wake(self, event: Unload | Wake) -> None:
+        if isinstance(event, Wake):
+            self._announcer.demanded(self._wanted.goal.model, is_swap=False)
+        self._handle(event)
 
     def _begin(
         self,
@@ -229,8 +245,9 @@ class Supervisor:
     ) -> Operation:
         self.refuse_while_stopping()
         self.operations.refuse_if_busy()
-        is_as_set = self.settings.is_local and self._goal(self.settings) == self.state.goal
-        before = Before(self.state.goal, self.settings.override, is_as_set)
+        is_as_set = self.settings.is_local and self._wanted.goal == self.state.goal
+        settings = self.settings
+        before = Before(self.state.goal, settings.override, is_as_set, settings.demanded)
         operation = self.operations.begin(kind, params, by, target, before, saves=saves)
         self._announcer.operation(operation)
         return operation
@@ -253,21 +270,17 @@ class Supervisor:
         self.state, effects = step(before, event, now, jitter=jitter, limits=limits)
         for effect in effects:
             self._effects.perform(effect, self.settings, self._tasks)
-        rejected = self.state.rejected
-        is_new = rejected is not None and rejected is not before.rejected
-        if is_new and rejected is not None and rejected.goal.model == self.settings.override:
-            # The override goes with the swap that failed: a daemon restart must not try it again.
-            self._override(self.state.goal.model if self.state.goal is not None else None)
+        self._wanted.follow(before, self.state)
         self._parts.load_times.update(before, self.state, now)
-        self._parts.rotation.refuse(refusal(self.state, self.settings))
+        self._demand.update(self.state, self.settings)
         self._cure.update(self.state, self.settings, self._tasks)
         if not self._is_shutting_down:  # that is nobody's wish for the next daemon
-            self._parts.handover.step(self.state, is_local=self.settings.is_local)
+            self._parts.handover.step(self.state, self.settings)
         self._publish()
         self._is_settled.set()
 
     def _on_spawn(self, mark: WorkerMark) -> None:
-        self._parts.handover.started(mark, self.state, self._parts.release.before)
+        self._parts.handover.started(mark, self.state, self.settings, self._parts.release.before)
 
     def _publish(self) -> None:
         self._announcer.changed(self.state)
@@ -283,18 +296,3 @@ class Supervisor:
             return {}
         endpoint = self.settings.gateway.endpoints[0]
         return {"model": self.state.live.plan.goal.model, "endpoint": endpoint}
-
-    def _override(self, model: str | None) -> None:
-        override = None if model == self.settings.configured_model else model
-        self.settings = replace(self.settings, override=override)
-        self._remember_override()
-
-    def _remember_override(self) -> None:
-        self._parts.state_file.save(
-            override=self.settings.override, configured_model=self.settings.configured_model
-        )
-
-
-def _configured(settings: Settings) -> LaunchSpec:
-    """Return what the files ask for, whatever `swap-model` or a fallback put in its place."""
-    return make_launch_spec(settings, settings.configured_model)

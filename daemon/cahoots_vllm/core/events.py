@@ -102,9 +102,21 @@ class Forget:
     source: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Unload:
+    """Nobody has asked the ready worker for anything for so many seconds: free its devices."""
+
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """A request came for what was unloaded."""
+
+
 Event = (
     Want | Restart | Checked | CheckFailed | Measured | Ready | Lost | Drained | Gone | Tick | Cured
-    | Forget
+    | Forget | Unload | Wake
 )  # fmt: skip
 
 

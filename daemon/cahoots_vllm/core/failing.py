@@ -238,6 +238,7 @@ def cleared(state: State) -> State:
     return replace(
         state,
         is_failed=False,
+        idle=None,
         strikes=(),
         starts_in_a_row=0,
         repairs=0,

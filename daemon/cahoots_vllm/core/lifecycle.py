@@ -29,13 +29,15 @@ from cahoots_vllm.core.events import (
     Spawn,
     Stop,
     Tick,
+    Unload,
+    Wake,
     Want,
 )
 from cahoots_vllm.core.failing import Fault, Moment, Step, failed, fall_back, pass_gate
 from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.memory import Room, apply_sizes, begin, forgiven, read_sizes, worked
 from cahoots_vllm.core.state import Failure, Live, Plan, Stage, State
-from cahoots_vllm.core.wishes import cured, forget, restart, want
+from cahoots_vllm.core.wishes import cured, forget, restart, unload, wake, want
 
 
 def step(
@@ -57,6 +59,10 @@ def _observe(state: State, event: Event, moment: Moment) -> Step:
             return _observe_goal(state, event, moment)
         case Ready() | Lost() | Drained() | Gone() | Tick():
             return _observe_worker(state, event, moment)
+        case Unload():
+            return unload(state, event, moment.now)
+        case Wake():
+            return wake(state)
         case _:
             assert_never(event)
 
@@ -218,6 +224,8 @@ def _advance(state: State, now: float) -> Step:
         return _advance_live(state, state.live, now)
     if state.goal is None or state.is_failed or state.retry_at is not None:
         return state, ()
+    if state.idle is not None:
+        return state, ()  # until a request, or a person, asks for it
     if state.plan is None:
         return _check(state, state.goal)
     if state.room is None:
@@ -242,7 +250,7 @@ def _measure(state: State, plan: Plan) -> Step:
 
 
 def _advance_live(state: State, live: Live, now: float) -> Step:
-    is_goal = state.goal == live.plan.goal and not live.is_leaving
+    is_goal = state.goal == live.plan.goal and not live.is_leaving and state.idle is None
     match live.stage:
         case Stage.STOPPING:
             return state, ()
@@ -262,7 +270,7 @@ def _take_back(state: State, live: Live, now: float) -> Step:
 
 def _leave(state: State, live: Live, now: float) -> Step:
     """Let a worker make room, but only for a goal that passed preflight."""
-    if state.goal is not None and state.plan is None:
+    if state.goal is not None and state.idle is None and state.plan is None:
         return _check(state, state.goal)
     if live.stage is Stage.STARTING:
         return _stop(state, live, now, at_once=True)  # no request was ever sent there

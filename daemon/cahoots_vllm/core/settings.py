@@ -4,6 +4,7 @@ Parsing files is `control.settings_files`; this module only decides.
 """
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final
 
 from cahoots_vllm.core.launch import (
@@ -25,6 +26,13 @@ LOCAL_PROVIDER: Final = "local"
 Origins = tuple[tuple[str, str], ...]
 
 
+class OnDemand(StrEnum):
+    """Which models a request may ask for although another one is served."""
+
+    OFF = "off"
+    PROFILES = "profiles"
+
+
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
     """Where clients are served and how long they may wait; times in seconds."""
@@ -36,6 +44,11 @@ class GatewaySettings:
     hold_max: int = 1000
     hold_bytes: int = 64 * 1024 * 1024
     drain_timeout_s: float = 120.0
+    on_demand: OnDemand = OnDemand.OFF
+    # A model that became ready serves so long at least before requests for another one end it.
+    min_stay_s: float = 30.0
+    # Without requests for so long the worker is stopped until one comes; 0: never.
+    idle_stop_s: float = 0.0
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -92,6 +105,8 @@ class Settings:
     env_file: str
     url: str = GUIDE_URL
     override: str | None = None
+    # What requests have asked for in place of it (core.demand); never written into a file.
+    demanded: str | None = None
     gateway: GatewaySettings = GatewaySettings()
     worker: WorkerSettings = WorkerSettings()
     memory: MemoryLimits = DEFAULT_MEMORY_LIMITS
@@ -109,7 +124,12 @@ class Settings:
 
     @property
     def wanted_model(self) -> str:
-        """The model to serve: the live override, else what `.env` says."""
+        """The model to serve: what requests ask for, else what people do."""
+        return self.demanded or self.home_model
+
+    @property
+    def home_model(self) -> str:
+        """The model that people want: the live override, else what `.env` says."""
         return self.override or self.configured_model
 
 

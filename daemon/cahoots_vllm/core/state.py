@@ -77,12 +77,20 @@ class Strike:
 
 
 @dataclass(frozen=True, slots=True)
+class Idle:
+    """The worker was unloaded after so many seconds without a request; the next one wakes it."""
+
+    since: float
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """Everything `step` knows. Times are seconds of the caller's monotonic clock.
 
     Invariants (tests/unit/core/test_lifecycle.py): at most one worker; generations only grow;
-    `checking`, `measuring`, `retry_at` and `is_failed` exclude each other; without a goal none is
-    set. `room` was measured for the next start. `shortage` is what it waits for.
+    `checking`, `measuring`, `retry_at`, `is_failed` and `idle` exclude each other; without a goal
+    none is set. `room` was measured for the next start. `shortage` is what it waits for.
     """
 
     goal: LaunchSpec | None = None
@@ -96,6 +104,7 @@ class State:
     rejected: Failure | None = None
     last_failure: Failure | None = None
     is_failed: bool = False
+    idle: Idle | None = None
     # Damaged files of the goal are taken away once; a second damage needs a person.
     repairs: int = 0
     strikes: tuple[Strike, ...] = ()
@@ -105,11 +114,18 @@ class State:
     restarts: int = 0
 
     @property
+    def is_served(self) -> bool:
+        """Whether the goal is ready, and nothing is about to replace it."""
+        live = self.live
+        is_ready = live is not None and live.stage is Stage.READY and not live.is_leaving
+        return is_ready and live is not None and live.plan.goal == self.goal
+
+    @property
     def phase(self) -> Phase:
         """Return the phase shown to people."""
         if self.live is not None:
             return Phase(self.live.stage.value)
-        if self.goal is None:
+        if self.goal is None or self.idle is not None:
             return Phase.OFF
         if self.is_failed:
             return Phase.FAILED

@@ -1,15 +1,15 @@
-"""What people, the settings and a cure ask of the lifecycle.
+"""What people, the settings, requests and a cure ask of the lifecycle.
 
 Part of the lifecycle: pure, called by core.lifecycle only.
 """
 
 from dataclasses import replace
 
-from cahoots_vllm.core.events import CancelCheck, Forget
+from cahoots_vllm.core.events import CancelCheck, Forget, Unload
 from cahoots_vllm.core.failing import Step, cleared, with_sizes
 from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.memory import fresh
-from cahoots_vllm.core.state import Plan, Stage, State
+from cahoots_vllm.core.state import Idle, Plan, Stage, State
 
 
 def want(state: State, goal: LaunchSpec | None) -> Step:
@@ -41,7 +41,7 @@ def restart(state: State) -> Step:
     if state.goal is None:
         return state, ()  # off: nothing to restart, the caller says so
     live = state.live
-    if live is not None and live.stage in (Stage.STARTING, Stage.READY):
+    if live is not None and live.stage is not Stage.STOPPING:
         live = replace(live, is_leaving=True)
     return replace(state, live=live, plan=None, rejected=None), ()
 
@@ -51,6 +51,18 @@ def cured(state: State) -> Step:
     if not state.is_failed or state.goal is None:
         return state, ()  # it was started again meanwhile, or is not wanted any more
     return want(state, state.goal)
+
+
+def unload(state: State, event: Unload, now: float) -> Step:
+    """Let the worker go until a request comes; the goal stays."""
+    if not state.is_served or state.idle is not None:
+        return state, ()  # something else is under way, or it is idle already
+    return replace(state, idle=Idle(now, event.after_s)), ()
+
+
+def wake(state: State) -> Step:
+    """Start what was unloaded again, or keep it where it has not gone yet."""
+    return replace(state, idle=None), ()
 
 
 def forget(state: State, event: Forget) -> Step:

@@ -75,6 +75,9 @@ def state_text(status: Json, now: datetime) -> str:
 
 
 def _why_off(status: Json) -> str:
+    if idle := status.get("idle"):
+        seconds = duration(float(idle.get("after_s", 0)))
+        return f"unloaded after {seconds} without requests; the next request brings it back"
     provider = status.get("provider")
     if provider not in {None, "local"}:
         return f"LLM_PROVIDER is {provider}, so no worker is wanted"
@@ -87,10 +90,14 @@ def _model_rows(status: Json, now: datetime) -> Iterator[Row]:
         model.get(key) for key in ("configured", "serving", "override")
     )
     profile = f"profile {model['profile']}" if model.get("profile") else ""
-    if serving and serving not in {configured, override}:
-        yield Row("model", join(str(serving), f"configured as {override or configured}", profile))
+    demanded = model.get("demanded")
+    home = override or configured
+    if serving and serving not in {configured, override, demanded}:
+        yield Row("model", join(str(serving), f"configured as {home}", profile))
     else:
-        yield Row("model", join(str(override or configured or "none configured"), profile))
+        yield Row("model", join(str(demanded or home or "none configured"), profile))
+    if demanded:
+        yield Row("on demand", f"asked for by requests, instead of {home}; they can have it back")
     if override:
         instead = f"set by swap-model, instead of {configured}"
         yield Row("override", f"{instead}; `cahootsctl swap-model --reset` ends it", Tone.WARNING)

@@ -83,7 +83,9 @@ class Deliverer:
 
     async def worker(self, call: Call, reply: Reply, record: Record) -> Backend:
         """Return the worker to ask, after waiting for one if need be. Raises CahootsError."""
-        backend = self._rotation.backend_now()
+        # Where nobody chooses, no request is parsed just for the name in it.
+        is_choosy = self._rotation.is_choosy
+        backend = self._rotation.backend_now(call.model if is_choosy else None)
         if backend is not None:
             return backend
         now = asyncio.get_running_loop().time

@@ -1,5 +1,6 @@
 """Passes requests through to the worker, those on routes that clients have a right to."""
 
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
@@ -10,20 +11,28 @@ from cahoots_vllm.core.settings import GatewaySettings
 from cahoots_vllm.gateway.answers import Dialect, error_response
 from cahoots_vllm.gateway.call import BodyReader, Call, end_to_end
 from cahoots_vllm.gateway.deliver import Deliverer
+from cahoots_vllm.gateway.listing import list_response
 from cahoots_vllm.gateway.record import End, Record
 from cahoots_vllm.gateway.reply import PassReply
 from cahoots_vllm.gateway.websocket import is_websocket, pass_websocket
 
 RECORD: Final = web.RequestKey("record", Record)
+_MODELS: Final = "/v1/models"
 _ANTHROPIC: Final = "/v1/messages"
 
 
 class Proxy:
     """Handles every route that is not the gateway's own."""
 
-    def __init__(self, deliverer: Deliverer, settings: GatewaySettings) -> None:
-        """`settings` may be replaced at any time."""
+    def __init__(
+        self,
+        deliverer: Deliverer,
+        settings: GatewaySettings,
+        asleep: Callable[[], tuple[str, ...]],
+    ) -> None:
+        """`settings` may be replaced at any time; `asleep` names a model that is unloaded."""
         self.settings = settings
+        self._asleep = asleep
         self._deliverer = deliverer
         self._bodies = BodyReader()
 
@@ -36,6 +45,8 @@ class Proxy:
             record.end = End.REFUSED
             return error_response(_no_route(request))
         record.route = route_label(route)
+        if route == _MODELS and request.method == "GET" and (names := self._asleep()):
+            return list_response(names)
         dialect = Dialect.ANTHROPIC if route.startswith(_ANTHROPIC) else Dialect.OPENAI
         try:
             body = await self._bodies.read(request, self.settings.hold_timeout_s)

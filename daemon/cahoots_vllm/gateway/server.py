@@ -69,7 +69,7 @@ class GatewayServer:
         self._rotation = rotation
         self._observers = observers
         self._deliverer = Deliverer(rotation, settings)
-        self._proxy = Proxy(self._deliverer, settings)
+        self._proxy = Proxy(self._deliverer, settings, lambda: rotation.terms.asleep)
         self._sites: list[web.SockSite] = []
         self._busy = 0
         self._idle = asyncio.Event()

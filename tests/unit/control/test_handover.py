@@ -11,7 +11,8 @@ from cahoots_vllm.core.diagnosis import Cause, Diagnosis
 from cahoots_vllm.core.evidence import Device
 from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.memory import Change, Memory, Room, Sizes
-from cahoots_vllm.core.state import Failure, Live, Plan, Stage, State, Strike
+from cahoots_vllm.core.settings import EngineInfo, Settings
+from cahoots_vllm.core.state import Failure, Idle, Live, Plan, Stage, State, Strike
 from cahoots_vllm.worker.leftovers import WorkerMark
 
 MARK = WorkerMark(3, 4242, 99, "boot")
@@ -25,6 +26,7 @@ GOAL = LaunchSpec(
     env=(("VLLM_X", "1"),),
     fitted=frozenset({"one"}),
 )
+SETTINGS = Settings("local", "org/a", EngineInfo("/e", "0.32.0"), "/cache", "/.env")
 PLAN = Plan(GOAL, GOAL, Memory(asked=Sizes(900), current=Sizes(850)))
 DIAGNOSIS = Diagnosis(
     Cause.GPU_OOM_STARTUP_ALLOC, "CUDA out of memory", "less", is_retryable=True, line=7
@@ -43,7 +45,7 @@ STATE = State(
 
 def test_state_comes_back_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "handover.json"
-    Handover(path).started(MARK, STATE, {0: 123})
+    Handover(path).started(MARK, STATE, SETTINGS, {0: 123})
     left = Handover(path).read()
     assert left is not None
     assert (left.mark, left.state, left.gpu_memory) == (MARK, STATE, ((0, 123),))
@@ -55,12 +57,12 @@ def test_state_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_each_step_is_kept_and_a_clean_end_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "handover.json"
     one = Handover(path)
-    one.started(MARK, STATE, {})
-    one.step(replace(STATE, restarts=9), is_local=True)
+    one.started(MARK, STATE, SETTINGS, {})
+    one.step(replace(STATE, restarts=9), SETTINGS)
     left = Handover(path).read()
     assert left is not None
     assert (left.mark, left.state.restarts) == (MARK, 9)
-    one.step(replace(STATE, live=None, goal=None), is_local=True)
+    one.step(replace(STATE, live=None, goal=None), SETTINGS)
     left = Handover(path).read()
     assert left is not None
     assert (left.mark, left.state.live, left.state.goal, left.was_local) == (None, None, None, True)
@@ -71,9 +73,9 @@ def test_each_step_is_kept_and_a_clean_end_leaves_nothing(tmp_path: Path) -> Non
 
 def test_worker_whose_start_was_not_noted_is_not_handed_over(tmp_path: Path) -> None:
     path = tmp_path / "handover.json"
-    Handover(path).step(STATE, is_local=True)
+    Handover(path).step(STATE, SETTINGS)
     assert Handover(path).read() is None
-    Handover(path).started(replace(MARK, generation=2), STATE, {})
+    Handover(path).started(replace(MARK, generation=2), STATE, SETTINGS, {})
     assert Handover(path).read() is None
 
 
@@ -82,7 +84,7 @@ def test_other_boot_or_version_is_as_good_as_none(
     tmp_path: Path, changes: dict[str, object]
 ) -> None:
     path = tmp_path / "handover.json"
-    Handover(path).started(MARK, STATE, {})
+    Handover(path).started(MARK, STATE, SETTINGS, {})
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     assert Handover(path).read() is None
 
@@ -94,9 +96,32 @@ def test_damaged_file_is_as_good_as_none(tmp_path: Path, text: str) -> None:
     assert Handover(path).read() is None
 
 
+def test_model_that_requests_asked_for_is_handed_over(tmp_path: Path) -> None:
+    path = tmp_path / "handover.json"
+    demanding = replace(SETTINGS, demanded="org/b")
+    one = Handover(path)
+    one.started(MARK, STATE, demanding, {})
+    left = Handover(path).read()
+    assert left is not None
+    assert (left.demanded, left.configured_model) == ("org/b", "org/a")
+    one.step(STATE, SETTINGS)
+    left = Handover(path).read()
+    assert left is not None
+    assert left.demanded is None
+
+
+def test_unloaded_model_is_handed_over_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "handover.json"
+    idle = replace(STATE, live=None, idle=Idle(9.0, 600.0))
+    Handover(path).step(idle, SETTINGS)
+    left = Handover(path).read()
+    assert left is not None
+    assert left.state.idle == Idle(9.0, 600.0)
+
+
 def test_file_with_more_fields_is_read(tmp_path: Path) -> None:
     path = tmp_path / "handover.json"
-    Handover(path).started(MARK, STATE, {})
+    Handover(path).started(MARK, STATE, SETTINGS, {})
     document = json.loads(path.read_text())
     document["later"] = document["state"]["later"] = 1
     path.write_text(json.dumps(document))
@@ -106,5 +131,5 @@ def test_file_with_more_fields_is_read(tmp_path: Path) -> None:
 def test_full_disk_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     one = Handover(tmp_path / "file" / "handover.json")
-    one.started(MARK, STATE, {})
-    one.step(STATE, is_local=True)
+    one.started(MARK, STATE, SETTINGS, {})
+    one.step(STATE, SETTINGS)

@@ -9,7 +9,7 @@ from cahoots_vllm.control.operations import Operations
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.memory import Memory, read_sizes
-from cahoots_vllm.core.state import Live, Plan, Stage, State
+from cahoots_vllm.core.state import Idle, Live, Plan, Stage, State
 from cahoots_vllm.core.wire import OperationState
 
 _GOAL = LaunchSpec(model="org/a", source="/a", engine="/engine")
@@ -111,3 +111,11 @@ async def test_last_hundred_are_kept() -> None:
         operations.abort(begin(operations).id)
     kept = operations.newest_first()
     assert (len(kept), kept[0].id, kept[-1].id) == (100, "150", "51")
+
+
+async def test_unloaded_goal_is_as_good_as_there() -> None:
+    operations = Operations()
+    begin(operations)
+    done = operations.settle(State(goal=_GOAL, idle=Idle(1.0, 600.0)), {})
+    assert done is not None
+    assert done.state is OperationState.DONE

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from cahoots_vllm.control.hold import Ask
-from cahoots_vllm.control.rotation import Refusal, Rotation
+from cahoots_vllm.control.rotation import Rotation
+from cahoots_vllm.control.terms import Refusal, Terms
 from cahoots_vllm.core.errors import CahootsError, Kind
 
 _UDS = Path("/nonexistent/worker.sock")
@@ -60,12 +61,12 @@ async def test_refusal_reaches_those_who_wait_and_those_who_come() -> None:
     rotation = Rotation()
     task = asyncio.create_task(error_of(rotation))
     await asyncio.sleep(0)
-    rotation.refuse(Refusal("it failed", "mend it"))
+    rotation.take(Terms(Refusal("it failed", "mend it")))
     for error in (await task, await error_of(rotation)):
         assert (error.kind, error.message, error.remedy) == (
             Kind.WORKER_FAILED, "it failed", "mend it",
         )  # fmt: skip
-    rotation.refuse(None)
+    rotation.take(Terms())
     assert (await error_of(rotation, timeout_s=0.01)).kind is Kind.TIMED_OUT
 
 

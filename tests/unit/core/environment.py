@@ -33,6 +33,8 @@ from cahoots_vllm.core.events import (
     Spawn,
     Stop,
     Tick,
+    Unload,
+    Wake,
     WakeAt,
     Want,
 )
@@ -222,7 +224,7 @@ class Environment:
                 live = state.live
                 return live is not None and live.plan.goal == state.goal and not live.is_leaving
             case Phase.OFF:
-                return state.goal is None and self.process is None
+                return (state.goal is None or state.idle is not None) and self.process is None
             case Phase.FAILED:
                 return state.is_failed and self.process is None
             case _:
@@ -236,8 +238,9 @@ def check_invariants(state: State) -> None:
         state.measuring is not None,
         state.retry_at is not None,
         state.is_failed,
+        state.idle is not None,
     )
-    assert sum(waits) <= 1, "checking, measuring, retry_at and is_failed exclude each other"
+    assert sum(waits) <= 1, "checking, measuring, retry_at, is_failed and idle exclude each other"
     if state.goal is None:
         assert not any(waits), "nothing is wanted, so nothing is to be waited for"
     if state.checking is not None:
@@ -246,6 +249,8 @@ def check_invariants(state: State) -> None:
         assert state.plan.goal == state.goal, "the plan is not for the goal"
     if state.live is not None:
         assert state.live.generation == state.generation, "not the newest worker"
+        if state.idle is not None:
+            assert state.live.stage in (Stage.DRAINING, Stage.STOPPING), "not even on its way"
 
 
 def every_event(goals: Sequence[LaunchSpec] = (A, B, C)) -> dict[str, Answer]:
@@ -253,6 +258,8 @@ def every_event(goals: Sequence[LaunchSpec] = (A, B, C)) -> dict[str, Answer]:
     events: dict[str, Answer] = {
         "Want(None)": lambda _: Want(None),
         "Restart": lambda _: Restart(),
+        "Unload": lambda _: Unload(600.0),
+        "Wake": lambda _: Wake(),
         "Tick(due)": _due_tick,
         "Tick(early)": lambda _: Tick(),
         "Cured": lambda _: Cured("a GPU appeared"),

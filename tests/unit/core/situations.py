@@ -12,6 +12,8 @@ from cahoots_vllm.core.events import (
     Ready,
     Restart,
     Tick,
+    Unload,
+    Wake,
     Want,
 )
 from unit.core.environment import FATAL, MENDABLE, A, B, C, Environment, fitted
@@ -32,6 +34,9 @@ SITUATIONS: dict[str, Sequence[Event]] = {
     "draining for a swap": _DRAIN_FOR_B,
     "draining for a restart": (*_START_A, Restart(), Checked(A, fitted(A))),
     "draining to off": (*_START_A, Want(None)),
+    "draining, idle": (*_START_A, Unload(600.0)),
+    "stopping, idle": (*_START_A, Unload(600.0), Drained(1)),
+    "idle": (*_START_A, Unload(600.0), Drained(1), Gone(1)),
     "stopping for a swap": (*_DRAIN_FOR_B, Drained(1)),
     "stopping to off": (*_START_A, Want(None), Drained(1)),
     "stopping, another wanted": (*_START_A, Want(None), Drained(1), Want(B)),
@@ -60,6 +65,11 @@ SCRIPTS: dict[str, Sequence[Event]] = {
     "swap taken back": (*_DRAIN_FOR_B, Want(A)),
     "restart": (*_START_A, Restart(), Checked(A, fitted(A)), Drained(1), Gone(1), Ready(2)),
     "stop": (*_START_A, Want(None), Drained(1), Gone(1)),
+    "idle and woken": (
+        *(*_START_A, Unload(600.0), Drained(1), Gone(1)),
+        *(Wake(), Ready(2)),
+    ),
+    "woken in time": (*_START_A, Unload(600.0), Wake()),
     "crash": (*_START_A, Lost(1, MENDABLE), Gone(1), Tick(), Ready(2)),
     "late network": (Want(A), CheckFailed(A, MENDABLE), Tick(), Checked(A, fitted(A)), Ready(1)),
 }

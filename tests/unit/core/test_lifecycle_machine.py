@@ -18,6 +18,8 @@ from cahoots_vllm.core.events import (
     Ready,
     Restart,
     Tick,
+    Unload,
+    Wake,
     Want,
 )
 from cahoots_vllm.core.launch import LaunchSpec
@@ -91,6 +93,14 @@ class Lifecycle(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         self._send(Restart())
+
+    @rule()
+    def unload(self) -> None:
+        self._send(Unload(600.0))
+
+    @rule()
+    def wake(self) -> None:
+        self._send(Wake())
 
     @rule(seconds=st.floats(0.0, 700.0))
     def wait(self, seconds: float) -> None:

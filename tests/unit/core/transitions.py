@@ -12,6 +12,8 @@ nothing. Why pairs are ignored, by kind of event:
 - Gone: nobody asked that worker to go; a worker that goes by itself is Lost.
 - Tick: nothing is waited for, or the wait is not over yet.
 - Cured: the goal has not failed; whatever appeared, it is being tried anyway.
+- Unload: no worker is ready, or another one is on its way.
+- Wake: nothing was unloaded.
 - Measured: the gate is open in this world and answers at once; test_lifecycle_memory closes it.
 """
 
@@ -41,6 +43,7 @@ TRANSITIONS: dict[str, dict[str, str]] = {
     },
     "ready": {
         "Want(None)": "draining: Drain",
+        "Unload": "draining: Drain",
         "Restart": "ready: Check(A)",
         "Want(B)": "ready: Check(B)",
         "Want(C)": "ready: Check(C)",
@@ -107,6 +110,34 @@ TRANSITIONS: dict[str, dict[str, str]] = {
         "Lost(live,mendable)": "stopping: Stop(at_once)",
         "Lost(live,fatal)": "stopping: Stop(at_once)",
         "Drained(live)": "stopping: Stop",
+    },
+    "draining, idle": {
+        "Want(None)": "draining",
+        "Restart": "draining",
+        "Wake": "ready: Admit",
+        "Want(A)": "ready: Admit",
+        "Want(B)": "draining",
+        "Want(C)": "draining",
+        "Lost(live,mendable)": "stopping: Stop(at_once)",
+        "Lost(live,fatal)": "stopping: Stop(at_once)",
+        "Drained(live)": "stopping: Stop",
+    },
+    "stopping, idle": {
+        "Want(None)": "stopping",
+        "Restart": "stopping",
+        "Wake": "stopping",
+        "Want(A)": "stopping",
+        "Want(B)": "stopping",
+        "Want(C)": "stopping",
+        "Gone(live)": "off",
+    },
+    "idle": {
+        "Want(None)": "off",
+        "Restart": "preparing: Check(A)",
+        "Wake": "starting: Spawn",
+        "Want(A)": "starting: Spawn",
+        "Want(B)": "preparing: Check(B)",
+        "Want(C)": "preparing: Check(C)",
     },
     "stopping for a swap": {
         "Want(None)": "stopping",

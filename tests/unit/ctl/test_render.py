@@ -217,3 +217,20 @@ def test_who_is_waited_for() -> None:
     assert "waits       for 21.0 GiB on GPU 0 (A), where 6.0 GiB are free" in shown
     assert "  held by   python train.py (pid 77, user bob, 18432 MiB)" in shown
     assert "  held by   x (pid 78, user 0)" in shown
+
+
+def test_model_that_requests_asked_for() -> None:
+    model = {
+        "configured": "org/A", "serving": "org/B", "override": None, "profile": "b.toml",
+        "demanded": "org/B",
+    }  # fmt: skip
+    shown = text(model=model).splitlines()
+    assert shown[1] == "model       org/B, profile b.toml"
+    assert shown[2].startswith("on demand   asked for by requests, instead of org/A;")
+
+
+def test_unloaded_model() -> None:
+    idle = {"since": "2025-10-01T00:00:00+00:00", "after_s": 600.0}
+    status = STATUS | {"state": "off", "worker": None, "idle": idle}
+    expected = "off: unloaded after 10 min 0 s without requests; the next request brings it back"
+    assert state_text(status, NOW) == expected
