@@ -1,0 +1,44 @@
+"""The line for each request: what became of it, and nothing of the client's but its id."""
+
+import asyncio
+import logging
+
+import pytest
+
+from cahoots_vllm.gateway.record import End, Record, Usage
+from cahoots_vllm.request_log import log_request
+
+
+def record(**changes: object) -> Record:
+    one = Record("id-1", "POST", "/v1/chat/completions", asyncio.get_running_loop().time())
+    one.status, one.model, one.deliveries = 200, "org/a", 1
+    for name, value in changes.items():
+        setattr(one, name, value)
+    return one
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "expected"),
+    [
+        ({}, "INFO", "200 after 0.00 s"),
+        ({"held_s": 3.21}, "INFO", "200 after 0.00 s (held 3.2 s)"),
+        ({"deliveries": 2, "usage": Usage(7, 40)}, "INFO",
+         "200 after 0.00 s (sent 2 times, 7 tokens in, 40 out)"),
+        ({"end": End.BROKEN, "problem": "the worker was lost"}, "INFO",
+         "200, broken off after 0.00 s (the worker was lost)"),
+        ({"end": End.LEFT}, "INFO", "the client hung up after 0.00 s"),
+        ({"end": End.REFUSED, "status": 503, "is_suspect": True}, "WARNING", "503 after 0.00 s"),
+        ({"route": "/health"}, "DEBUG", "200 after 0.00 s"),
+    ],
+)  # fmt: skip
+async def test_line_of_a_request(
+    caplog: pytest.LogCaptureFixture, changes: dict[str, object], level: str, expected: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    log_request(record(**changes))
+    (entry,) = [each for each in caplog.records if each.name == "cahoots_vllm"]
+    assert entry.levelname == level
+    said = entry.getMessage()
+    assert said.startswith("request id-1: POST /")
+    assert said.endswith(expected)
+    assert vars(entry)["fields"]["CAHOOTS_REQUEST"] == "id-1"
