@@ -25,6 +25,8 @@ LINTS = (
 # Their tests print times and sizes, which are for people to see.
 WITH_FIGURES = ("engine", "system")
 SKIPPED = re.compile(r"^SKIPPED \[(\d+)\] (.*)$")
+# They mostly wait for processes. A module stays together: some have one daemon for all their tests.
+PARALLEL = {"integration": ("--numprocesses=2", "--dist=loadscope")}
 # As in "=== 3 passed, 1 skipped in 0.12s ===".
 CLOSING = re.compile(r"^=+ (.*\d+ (?:passed|failed|skipped|error|deselected).* in .*) =+$")
 COUNTED = re.compile(r"(\d+) (passed|failed|skipped|errors?)")
@@ -123,6 +125,7 @@ def _system() -> Outcome:
 def _pytest(tier: str, places: dict[str, str] | None = None) -> Outcome:
     """Run one directory of tests, showing its output, and read its closing lines."""
     command = [str(PROGRAMS / "python"), "-m", "pytest", "-ra", f"tests/{tier}"]
+    command += PARALLEL.get(tier, ())
     if tier in WITH_FIGURES:
         command.append("--capture=no")
     # Wide: pytest cuts the reasons of skipped tests to the width of the terminal.

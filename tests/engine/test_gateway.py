@@ -4,13 +4,16 @@ import http.client
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from anthropic import Anthropic
 
 from engine.harness import DEMO, Daemon, wait_for
 
 pytestmark = pytest.mark.timeout(600)
 _LONG = 1800
+_QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 class _WorkerConnection(http.client.HTTPConnection):
@@ -54,3 +57,20 @@ def test_client_that_hangs_up_stops_the_generation(daemon: Daemon, *, is_stream:
     assert wait_for(lambda: running(daemon) == 0, 30), "it goes on for nobody"
     # A figure, not a log; one look takes about 0.2 s.
     print(f"\n    stopped {time.monotonic() - left:.2f} s after the client left")  # noqa: T201
+
+
+def test_anthropic_client_is_answered_streamed_and_not(daemon: Daemon) -> None:
+    daemon.wait_ready()
+    url = f"http://localhost:{daemon.port}"
+    with Anthropic(base_url=url, api_key="none", max_retries=0, timeout=120) as client:
+        whole = client.messages.create(
+            model=DEMO, max_tokens=40, messages=_QUESTION, extra_body={"temperature": 0}
+        )
+        assert "Paris" in getattr(whole.content[0], "text", "")
+        assert whole.usage.output_tokens > 0
+        with client.messages.stream(
+            model=DEMO, max_tokens=40, messages=_QUESTION, extra_body={"temperature": 0}
+        ) as stream:
+            pieces = list(stream.text_stream)
+    assert "Paris" in "".join(pieces)
+    assert len(pieces) > 3
