@@ -70,10 +70,17 @@ async def _ask(call: Call, backend: Backend, reply: Reply, meter: Meter) -> None
     ) as answer:  # fmt: skip
         if answer.content_type == "text/event-stream":
             await _pass_stream(answer, backend, reply, meter)
-        elif call.method == "HEAD" or (answer.content_length or 0) > _WHOLE_BYTES:
-            await _pass_parts(answer, b"", reply, meter)
-        else:
+        elif call.method != "HEAD" and _is_short(answer):
             await _pass_whole(answer, backend, reply, meter)
+        else:
+            await _pass_parts(answer, b"", reply, meter)
+
+
+def _is_short(answer: aiohttp.ClientResponse) -> bool:
+    """Whether it comes at once: what has no length is a stream, e.g. of speech, but for JSON."""
+    if answer.content_length is None:
+        return answer.content_type == "application/json"
+    return answer.content_length <= _WHOLE_BYTES
 
 
 async def _pass_whole(

@@ -196,3 +196,15 @@ async def test_client_that_waits_to_be_asked_for_its_body_is_asked() -> None:
         assert (await reader.read()).endswith(b"ok")
         writer.close()
         assert b"expect" not in front.upstream.heads[0].lower()
+
+
+async def test_stream_of_another_kind_is_passed_on_as_it_comes() -> None:
+    async with running() as front:
+        front.upstream.answer = (
+            b"HTTP/1.1 200 OK\r\nContent-Type: audio/wav\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"4\r\nRIFF\r\n"
+        )
+        reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+        writer.write(get("/v1/audio/speech", "Content-Length: 2", method="POST") + b"{}")
+        await reader.readuntil(b"RIFF")
+        writer.close()
