@@ -8,7 +8,7 @@ import pytest
 from cahoots_vllm.gateway import deliver
 from cahoots_vllm.gateway.record import End
 
-from .front import PAUSE, Front, running
+from .front import PAUSE, Front, get, running
 
 _SSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 _TOKEN = b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":null}]}\n\n'
@@ -153,20 +153,30 @@ async def test_request_too_large_to_be_kept_is_refused_with_when_to_come_again()
         assert len(front.upstream.bodies) == 1
 
 
+async def post_while_held(front: Front, path: str) -> bytes:
+    """Send a request for a stream; the worker is there after two signs of life."""
+    front.rotation.close(1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+    head = get(path, f"Content-Length: {len(_STREAM)}", method="POST")
+    writer.write(head + _STREAM)
+    begun = b""
+    for _ in range(2):
+        begun += await reader.readuntil(b": waiting for the model\n\n")
+    front.rotation.admit(1, front.upstream.uds)
+    rest = await reader.read()
+    writer.close()
+    return begun + rest
+
+
 async def test_streaming_client_sees_signs_of_life_while_it_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(deliver, "_ALIVE_EVERY_S", 0.05)
     async with running() as front:
-        front.rotation.close(1)
         front.upstream.answer_to = lambda _: _SSE + _TOKEN + _DONE
-        task = asyncio.create_task(front.post(_STREAM))
-        await asyncio.sleep(0.2)
-        front.rotation.admit(1, front.upstream.uds)
-        answer = await task
-    assert answer.count(b": waiting for the model\n\n") >= 2
+        answer = await post_while_held(front, "/v1/chat/completions")
     assert answer.startswith(b"HTTP/1.1 200")
-    assert answer.index(b": waiting") < answer.index(_TOKEN)
+    assert answer.rindex(b": waiting") < answer.index(_TOKEN)
     assert _DONE in answer
 
 
@@ -177,12 +187,8 @@ async def test_refusal_after_a_sign_of_life_is_an_event(
     monkeypatch.setattr(deliver, "_ALIVE_EVERY_S", 0.05)
     refusal = b'{"error":{"message":"no such model","code":404}}'
     async with running() as front:
-        front.rotation.close(1)
         front.upstream.answer = whole(refusal, "404 Not Found")
-        task = asyncio.create_task(front.post(_STREAM, path))
-        await asyncio.sleep(0.1)
-        front.rotation.admit(1, front.upstream.uds)
-        answer = await task
+        answer = await post_while_held(front, path)
     assert b"data: " + refusal + b"\n\n" in answer
     assert (b"event: error" in answer) == (path == "/v1/messages")
 
