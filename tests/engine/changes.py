@@ -24,7 +24,7 @@ def reload(daemon: Daemon) -> None:
     was = config.read_text() if config.exists() else ""
     seqs = 9 if "max-num-seqs = 8" in was else 8
     config.write_text(f"[options]\nmax-num-seqs = {seqs}\n")
-    done = daemon.ctl("reload", "--wait")
+    done = daemon.ctl("reload")
     assert done.returncode == 0, done.stderr
 
 
