@@ -49,6 +49,7 @@ from cahoots_vllm.host.gpu import NvmlReader
 from cahoots_vllm.host.hub import ProcessHub
 from cahoots_vllm.host.journal import Journal, is_journal_stream
 from cahoots_vllm.host.kernel_log import KernelLog
+from cahoots_vllm.host.listeners import Listeners
 from cahoots_vllm.host.notify import Notifier, watchdog_period_s
 from cahoots_vllm.host.paths import Paths
 from cahoots_vllm.host.watch import FileWatch
@@ -102,10 +103,8 @@ class App:
         sockets.private_directory(paths.runtime_dir, mode=0o755 if paths.is_system else 0o700)
         self._lock = file_lock.hold(paths.runtime_dir)
         self._handover = Handover(paths.runtime_dir / "handover.json")
-        self._listeners = sockets.Listeners(self.store)
-        control = self._listeners.control(
-            paths.control_socket, mode=0o660, group=GROUP if paths.is_system else None
-        )
+        self._listeners = Listeners(self.store, GROUP if paths.is_system else None)
+        control = self._listeners.control(paths.control_socket, mode=0o660)
         try:
             self._gateway = GatewayServer(
                 self._rotation, settings.gateway, self._listeners, (log_request,)
@@ -154,8 +153,10 @@ class App:
 
     def _watched_files(self) -> tuple[Path, ...]:
         """Return what settings are read from now; a reload may name another `.env`."""
-        paths = self._paths
-        return (Path(self._supervisor.settings.env_file), paths.config, *paths.profile_dirs)
+        paths, settings = self._paths, self._supervisor.settings
+        keys = settings.gateway.api_keys_file
+        key_files = (Path(keys),) if keys is not None else ()
+        return (Path(settings.env_file), paths.config, *key_files, *paths.profile_dirs)
 
     def _build_supervisor(
         self, gpus: NvmlReader, logs: LogBuffer, *, keeps_override: bool

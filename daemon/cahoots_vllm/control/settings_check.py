@@ -3,12 +3,14 @@
 import asyncio
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from cahoots_vllm.control.env_file import read_env_file
+from cahoots_vllm.control.key_file import key_file, read_key_file
 from cahoots_vllm.control.option_check import STABLE, nearest, unknown_option
-from cahoots_vllm.control.settings_files import CommandLine, load_settings
+from cahoots_vllm.control.settings_files import CommandLine, load_settings, read_config
 from cahoots_vllm.control.settings_schema import (
     ConfigFile,
     ProfileFile,
@@ -16,7 +18,8 @@ from cahoots_vllm.control.settings_schema import (
     parse_toml,
     read_options,
 )
-from cahoots_vllm.core.env_values import read_env
+from cahoots_vllm.core.addresses import is_exposed
+from cahoots_vllm.core.env_values import read_env, unreached
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.launch import Options, inherited_env
 from cahoots_vllm.core.secret import is_secret_name
@@ -83,17 +86,38 @@ def _read(path: Path, paths: Paths, line: CommandLine) -> tuple[str, ...]:
     """Read one file by its kind; return what is odd. Raises CahootsError."""
     if path.suffix != ".toml":
         file = read_env_file(path)
-        return read_env(file.values, file.lines, str(path)).warnings + file.warnings
+        env = read_env(file.values, file.lines, str(path))
+        return (*env.warnings, *file.warnings, *unreached(env, _listen(paths)))
+    warnings: tuple[str, ...] = ()
     if path.absolute().parent.name == "models.d":
         options = read_options(parse_toml(path, ProfileFile, "the profile").options, path)
     else:
-        options = read_options(parse_toml(path, ConfigFile, "the configuration").options, path)
+        config = parse_toml(path, ConfigFile, "the configuration")
+        options = read_options(config.options, path)
+        warnings = _read_keys(config, path)
     try:
         engine = find_engine(line.engine)
     except CahootsError:
-        return ("no engine is there to say whether it knows the options",) if options else ()
+        unknown = "no engine is there to say whether it knows the options"
+        return (*warnings, *((unknown,) if options else ()))
     _refuse_unknown(options, path, engine, paths)
+    return warnings
+
+
+def _listen(paths: Paths) -> tuple[str, ...]:
+    """Return where the gateway listens, as far as the configuration can be read."""
+    with suppress(CahootsError):
+        return read_config(paths.config).gateway.listen
     return ()
+
+
+def _read_keys(config: ConfigFile, path: Path) -> tuple[str, ...]:
+    """Return what is odd about a configuration's keys. Raises CahootsError."""
+    file = key_file(config, path)
+    keys = config.gateway.api_keys or (read_key_file(file) if file is not None else ())
+    if keys or not any(is_exposed(address) for address in config.gateway.listen):
+        return ()
+    return ("gateway.listen is beyond loopback: refused without a key, here or in LOCAL_LLM_URL",)
 
 
 def _refuse_unknown(options: Options, path: Path, engine: EngineInfo, paths: Paths) -> None:

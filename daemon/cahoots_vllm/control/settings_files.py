@@ -6,14 +6,15 @@ from pathlib import Path
 
 from cahoots_vllm.control.credentials import add_credentials
 from cahoots_vllm.control.env_file import EnvFile, read_env_file
+from cahoots_vllm.control.key_file import key_file, read_key_file, refuse_keyless
 from cahoots_vllm.control.settings_schema import (
     ConfigFile,
     ProfileFile,
     parse_toml,
     read_options,
 )
-from cahoots_vllm.core.env_values import read_env
-from cahoots_vllm.core.errors import CahootsError
+from cahoots_vllm.core.env_values import EnvValues, read_env, unreached
+from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.settings import (
     GatewaySettings,
     Origins,
@@ -44,19 +45,15 @@ class CommandLine:
 
 def load_settings(paths: Paths, line: CommandLine) -> Settings:
     """Return the settings. Raises CahootsError naming file, line or key, reason and remedy."""
-    config = _read_config(paths.config)
+    config = read_config(paths.config)
     profiles = _read_profiles(paths.profile_dirs)
     env_path = (line.env_file or config.env_file or paths.env_file).absolute()
     file = add_credentials(_read_env(env_path, is_service=paths.is_system), os.environ)
     env = read_env(file.values, file.lines, str(env_path), file.elsewhere)
-    warnings = (*env.warnings, *file.warnings)
+    warnings = (*env.warnings, *file.warnings, *unreached(env, config.gateway.listen))
     if env.provider is None:
         warnings += (f"LLM_PROVIDER is not set in {env_path}: set it to local to serve a model",)
-    gateway = GatewaySettings(
-        **config.gateway.model_dump(),
-        port=line.port or env.gateway_port,
-        base_path=env.base_path,
-    )
+    gateway = _gateway(config, paths.config, env, line.port)
     return Settings(
         provider=env.provider,
         configured_model=line.model or env.model,
@@ -74,6 +71,33 @@ def load_settings(paths: Paths, line: CommandLine) -> Settings:
         warnings=warnings,
         origins=_origins(config, paths.config, file, env_path, line),
     )
+
+
+def _gateway(
+    config: ConfigFile, config_path: Path, env: EnvValues, port: int | None
+) -> GatewaySettings:
+    """Return the gateway's settings. Raises CahootsError, also where keys are missing."""
+    file = key_file(config, config_path)
+    keys = (*config.gateway.api_keys, *(read_key_file(file) if file is not None else ()))
+    if env.url_key is not None:
+        keys = (*keys, env.url_key)
+    gateway = GatewaySettings(
+        **config.gateway.model_dump(exclude={"api_keys", "api_keys_file"}),
+        api_keys=tuple(dict.fromkeys(keys)),
+        api_keys_file=str(file) if file is not None else None,
+        port=port or env.gateway_port,
+        base_path=env.base_path,
+        host=env.url_host,
+    )
+    refuse_keyless(gateway, config_path)
+    if gateway.api_keys and "VLLM_API_KEY" in dict(env.secret_env):
+        raise CahootsError(
+            Kind.BAD_SETTINGS,
+            "cannot use both VLLM_API_KEY and keys of the gateway: a client sends only one",
+            "take VLLM_API_KEY out of .env, and say cahootsctl restart: nobody but the gateway "
+            "reaches the engine",
+        )
+    return gateway
 
 
 def _read_env(path: Path, *, is_service: bool) -> EnvFile:
@@ -112,7 +136,7 @@ def _origins(
     return tuple(sorted(found.items()))
 
 
-def _read_config(path: Path) -> ConfigFile:
+def read_config(path: Path) -> ConfigFile:
     """Return the configuration; a missing file means the defaults."""
     try:
         path.stat()

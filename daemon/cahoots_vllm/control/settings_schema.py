@@ -7,12 +7,13 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from cahoots_vllm.core.addresses import read_addresses
+from cahoots_vllm.core.api_keys import read_hash
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.launch import RESERVED_OPTIONS, Options, OptionValue
 from cahoots_vllm.core.memory import MemoryLimits
@@ -20,6 +21,7 @@ from cahoots_vllm.core.settings import OnDemand
 from cahoots_vllm.host.files import read_text
 
 _SHARE_UNIT = 1000  # the core counts shares in thousandths
+_ORIGIN = re.compile(r"^[a-zA-Z][\w+.-]*://[^/?#@\s]+$")
 _OPTION_NAME = re.compile(r"^[a-z][a-z0-9.-]*$")
 _TABLE = re.compile(r"^\s*\[([^\[\]]+)\]\s*(?:#.*)?$")
 _KEY = re.compile(r"^\s*\"?([\w.-]+)\"?\s*=")
@@ -38,15 +40,32 @@ class _Gateway(_Strict):
     on_demand: OnDemand = OnDemand.OFF
     min_stay_s: float = Field(30.0, ge=0, le=86400)
     idle_stop_s: float = Field(0.0, ge=0, le=31_536_000)
+    api_keys: tuple[str, ...] = ()
+    api_keys_file: Path | None = None
+    origins: tuple[str, ...] = ()
 
     @field_validator("listen")
     @classmethod
-    def _loopback_only(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
-        for host in hosts:
-            if not ip_address(host).is_loopback:
-                message = f"{host} is beyond loopback: anyone who reaches it could use the model"
+    def _addresses(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        return read_addresses(hosts)
+
+    @field_validator("api_keys")
+    @classmethod
+    def _hashes(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return tuple(read_hash(text) for text in texts)
+        except ValueError as error:
+            message = f"one is {error}: `cahootsctl config key` makes a key and its hash"
+            raise ValueError(message) from error
+
+    @field_validator("origins")
+    @classmethod
+    def _web_origins(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        for text in texts:
+            if text not in {"*", "null"} and not _ORIGIN.match(text):
+                message = f"{text!r} is no origin, e.g. https://ai.example.org or http://box:3000"
                 raise ValueError(message)
-        return hosts
+        return tuple(text.lower() for text in texts)
 
 
 class _Worker(_Strict):

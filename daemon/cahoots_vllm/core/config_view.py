@@ -72,6 +72,7 @@ def config_entries(settings: Settings) -> tuple[ConfigEntry, ...]:
         if k != _TOKEN_ENV
     ]
     entries += [ConfigEntry(k, v, origins.get(k, _DEFAULT)) for k, v in _of_the_daemon(settings)]
+    entries.append(_api_keys(settings, origins))
     return (*entries, *_options(settings, origins), *_override(settings))
 
 
@@ -88,10 +89,16 @@ def _token(settings: Settings, origins: dict[str, str]) -> ConfigEntry:
     return ConfigEntry(key, _MASK, origins.get(key, _DEFAULT), secret.reveal())
 
 
+def _api_keys(settings: Settings, origins: dict[str, str]) -> ConfigEntry:
+    """Return how many there are: not even a digest is shown."""
+    key, digests = "gateway.api_keys", settings.gateway.api_keys
+    return ConfigEntry(key, (_MASK,) * len(digests), origins.get(key, _DEFAULT), " ".join(digests))
+
+
 def _of_the_daemon(settings: Settings) -> list[tuple[str, Value]]:
     memory = settings.memory
     gateway = asdict(settings.gateway)
-    for derived in ("port", "base_path"):  # of LOCAL_LLM_URL
+    for derived in ("port", "base_path", "host", "api_keys"):  # of LOCAL_LLM_URL; a secret
         gateway.pop(derived)
     return [
         ("env_file", settings.env_file),

@@ -4,8 +4,10 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
+from cahoots_vllm.core.addresses import is_exposed, is_loopback_name, unix_path
+from cahoots_vllm.core.api_keys import read_key
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.secret import Secret, is_secret_name
 from cahoots_vllm.core.settings import GUIDE_MODEL, GUIDE_URL, LOCAL_PROVIDER
@@ -27,6 +29,9 @@ class EnvValues:
     url: str
     gateway_port: int
     base_path: str
+    # The URL's host, and the digest of the key in it: http://NAME:KEY@host:8001/v1.
+    url_host: str
+    url_key: str | None
     worker_env: tuple[tuple[str, str], ...]
     secret_env: tuple[tuple[str, Secret], ...]
     warnings: tuple[str, ...]
@@ -45,7 +50,8 @@ def read_env(
     """
     places = _Places(env_file, lines, elsewhere or {})
     url = values.get(_URL) or GUIDE_URL
-    port, base_path, warnings = _read_url(url, places)
+    parts = _read_url(url, places)
+    url_key, odd_key = _read_key(parts, places)
     passed = {k: v for k, v in values.items() if k.startswith(_PASSED_THROUGH) and v}
     secrets = {k: Secret(v) for k, v in passed.items() if is_secret_name(k)}
     secrets |= _read_token(values, places)
@@ -57,11 +63,13 @@ def read_env(
         provider=provider,
         model=_read_model(values, places),
         url=url,
-        gateway_port=port,
-        base_path=base_path,
+        gateway_port=80 if parts.port is None else parts.port,
+        base_path=parts.path.rstrip("/"),
+        url_host=(parts.hostname or "").lower(),
+        url_key=url_key,
         worker_env=tuple(sorted((k, v) for k, v in passed.items() if k not in secrets)),
         secret_env=tuple(sorted(secrets.items(), key=lambda pair: pair[0])),
-        warnings=warnings + _typos(values, places),
+        warnings=odd_key + _typos(values, places),
     )
 
 
@@ -133,26 +141,43 @@ def _typos(values: Mapping[str, str], places: _Places) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _read_url(url: str, places: _Places) -> tuple[int, str, tuple[str, ...]]:
-    """Return port, base path and warnings of LOCAL_LLM_URL."""
+def _read_url(url: str, places: _Places) -> SplitResult:
     try:
         parts = urlsplit(url)
-        port = 80 if parts.port is None else parts.port
-        host = parts.hostname
+        port, host = parts.port, parts.hostname
     except ValueError as error:
         raise _bad_url(url, places, str(error)) from error
-    if parts.scheme != "http" or not host or not port:
+    if parts.scheme != "http" or not host or port == 0:
         raise _bad_url(url, places, "it must be an http URL with a host and a port")
-    warnings: tuple[str, ...] = ()
-    if host != "localhost" and not host.startswith("127.") and host != "::1":
-        warnings = (
-            (
-                f"LOCAL_LLM_URL names {host}; the gateway listens on loopback, which Docker "
-                "Desktop's containers reach and native Docker's do not: those need "
-                "network_mode: host"
-            ),
-        )
-    return port, parts.path.rstrip("/"), warnings
+    return parts
+
+
+def _read_key(parts: SplitResult, places: _Places) -> tuple[str | None, tuple[str, ...]]:
+    """Return the digest of the key in the URL, or why its password is none.
+
+    Cahoots' client sends it along, and knows no other way to send one.
+    """
+    if not parts.password:
+        return None, ()
+    try:
+        return read_key(unquote(parts.password)), ()
+    except ValueError as error:
+        return None, (f"{places.of(_URL)}: the password in LOCAL_LLM_URL is no key: {error}",)
+
+
+def unreached(env: EnvValues, listen: tuple[str, ...]) -> tuple[str, ...]:
+    """Warn where the URL names a host whose clients find nobody listening."""
+    host = env.url_host
+    if is_loopback_name(host) or any(is_exposed(a) or unix_path(a) for a in listen):
+        return ()
+    return (
+        (
+            f"LOCAL_LLM_URL names {host}; the gateway listens on loopback, which Docker Desktop's "
+            "containers reach and native Docker's do not: those need gateway.listen in "
+            "cahoots-vllm.toml, with another address and a key (cahootsctl config key), or with a "
+            "Unix socket"
+        ),
+    )
 
 
 def _bad_url(url: str, places: _Places, reason: str) -> CahootsError:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from cahoots_vllm.core.addresses import is_exposed, unix_path
 from cahoots_vllm.core.launch import (
     CPU_DEFAULT_UTILIZATION,
     DEFAULT_OPTIONS,
@@ -40,6 +41,8 @@ class GatewaySettings:
     listen: tuple[str, ...] = ("127.0.0.1", "::1")
     port: int = 8001
     base_path: str = "/v1"
+    # The host of LOCAL_LLM_URL.
+    host: str = "localhost"
     hold_timeout_s: float = 600.0
     hold_max: int = 1000
     hold_bytes: int = 64 * 1024 * 1024
@@ -49,12 +52,27 @@ class GatewaySettings:
     min_stay_s: float = 30.0
     # Without requests for so long the worker is stopped until one comes; 0: never.
     idle_stop_s: float = 0.0
+    # SHA-256 digests of the keys, wherever they were written; none: no key is asked for.
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    api_keys_file: str | None = None
+    # Web pages, beside those of this host, that may use the gateway.
+    origins: tuple[str, ...] = ()
 
     @property
     def endpoints(self) -> tuple[str, ...]:
-        """The URLs clients on this host can use, one for each address."""
-        hosts = (f"[{host}]" if ":" in host else host for host in self.listen)
-        return tuple(f"http://{host}:{self.port}{self.base_path}" for host in hosts)
+        """Where clients on this host find it: a URL for each address, a Unix socket as written."""
+        return tuple(self._endpoint(address) for address in self.listen)
+
+    def _endpoint(self, address: str) -> str:
+        if unix_path(address) is not None:
+            return address
+        host = f"[{address}]" if ":" in address else address
+        return f"http://{host}:{self.port}{self.base_path}"
+
+    @property
+    def exposed(self) -> tuple[str, ...]:
+        """The addresses beyond loopback: they ask for a key."""
+        return tuple(address for address in self.listen if is_exposed(address))
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,18 @@ def change_lines(changes: list[Json]) -> list[Line]:
     ]
 
 
+def key_lines(document: Json) -> list[Line]:
+    """Say where a new key and its hash go: neither is kept."""
+    texts = (
+        "the key, for the client, and shown this once:",
+        f"    {document['key']}",
+        "its hash, for cahoots-vllm.toml; save it, and the key counts:",
+        "    [gateway]",
+        f'    api_keys = ["{document["hash"]}"]',
+    )
+    return [Line(text) for text in texts]
+
+
 def _said(value: object) -> str:
     if value is None:
         return _NOT_SET

@@ -70,6 +70,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     add = _verb_adder(parser.add_subparsers(metavar="ACTION").add_parser)
     add("show", verbs.config_show, "show them (default)")
     add("diff", verbs.config_diff, "show what a reload would change")
+    add("key", verbs.config_key, "make a key for a client of the gateway, and its hash")
     check = add("check", verbs.config_check, "validate settings or files, without a daemon")
     check.add_argument("--system", action="store_true", help="those of the systemd service")
     check.add_argument("files", nargs="*", metavar="FILE", help="just these: .env, *.toml")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.wire import ExitCode, OperationState, Phase
 from cahoots_vllm.ctl.client import Client
-from cahoots_vllm.ctl.config import change_lines, config_table
+from cahoots_vllm.ctl.config import change_lines, config_table, key_lines
 from cahoots_vllm.ctl.console import Console
 from cahoots_vllm.ctl.follow import follow_operation, local_now, wait_until_ready
 from cahoots_vllm.ctl.memory import memory_rows
@@ -19,6 +19,7 @@ from cahoots_vllm.ctl.replace import replace_daemon
 from cahoots_vllm.ctl.sentences import event_line, log_line, operation_lines, operation_table
 from cahoots_vllm.ctl.text import Json, Line, layout, quote
 
+_KEY_BYTES = 32
 _SILENCE_S = 45.0  # three keep-alive comments of the event stream missed
 
 
@@ -139,6 +140,19 @@ def config_check(ctx: Context) -> int:
     files = [f"./{name}" if name.startswith("-") else name for name in ctx.args.files]
     command = [sys.executable, "-m", "cahoots_vllm.main", *mode, *asks, "--check", *files]
     return subprocess.run(command, check=False).returncode
+
+
+def config_key(ctx: Context) -> int:
+    """Make a key for a client of the gateway; needs no daemon, and keeps nothing."""
+    # Loaded here: no other verb needs them.
+    import secrets  # noqa: PLC0415
+
+    from cahoots_vllm.core.api_keys import PREFIX, digest_of  # noqa: PLC0415
+
+    key = f"cv-{secrets.token_urlsafe(_KEY_BYTES)}"
+    document = {"key": key, "hash": f"{PREFIX}{digest_of(key.encode())}"}
+    ctx.console.result(document, key_lines(document))
+    return ExitCode.DONE
 
 
 def diagnose(ctx: Context) -> int:

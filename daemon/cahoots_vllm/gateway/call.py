@@ -22,6 +22,9 @@ KEPT_BYTES: Final = 1024 * 1024
 _KEPT_BYTES_OF_ALL: Final = 256 * 1024 * 1024
 _CHUNK_BYTES: Final = 64 * 1024
 REQUEST_ID: Final = "X-Request-Id"
+# Set where the client's key was the gateway's own: the engine must not get it.
+IS_KEYED: Final = web.RequestKey("is_keyed", bool)
+_KEY_HEADERS: Final = ("Authorization", "X-Api-Key")
 _SANE_ID: Final = re.compile(r"^[\x21-\x7e]{1,128}$")
 # RFC 9110, 7.6.1: they belong to one connection. Content-Length goes with the body; Expect has
 # been answered.
@@ -159,6 +162,15 @@ def request_id(headers: Mapping[str, str]) -> str:
     """Return the client's own id for the request, else a new one."""
     given = headers.get(REQUEST_ID, "")
     return given if _SANE_ID.match(given) else uuid.uuid4().hex
+
+
+def engine_headers(request: web.Request) -> CIMultiDict[str]:
+    """Return the headers of a request that are for the engine."""
+    headers = end_to_end(request.headers)
+    if request.get(IS_KEYED):
+        for name in _KEY_HEADERS:
+            headers.popall(name, None)
+    return headers
 
 
 def end_to_end(headers: Mapping[str, str]) -> CIMultiDict[str]:

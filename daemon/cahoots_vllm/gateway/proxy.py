@@ -9,7 +9,7 @@ from cahoots_vllm.core.engine_routes import below_base, find_route, route_label
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.settings import GatewaySettings
 from cahoots_vllm.gateway.answers import Dialect, error_response
-from cahoots_vllm.gateway.call import BodyReader, Call, end_to_end
+from cahoots_vllm.gateway.call import BodyReader, Call, engine_headers
 from cahoots_vllm.gateway.deliver import Deliverer
 from cahoots_vllm.gateway.listing import list_response
 from cahoots_vllm.gateway.record import End, Record
@@ -53,7 +53,7 @@ class Proxy:
         except CahootsError as error:
             record.end, record.problem = End.REFUSED, str(error)
             return error_response(error, dialect)
-        headers = end_to_end(request.headers)
+        headers = engine_headers(request)
         call = Call(record.id, request.method, target, headers, body, dialect)
         try:
             if is_websocket(request):

@@ -14,6 +14,7 @@ from cahoots_vllm.control.rotation import Rotation
 from cahoots_vllm.core.settings import GatewaySettings
 from cahoots_vllm.gateway.call import REQUEST_ID, request_id
 from cahoots_vllm.gateway.deliver import Deliverer
+from cahoots_vllm.gateway.keys import Guard
 from cahoots_vllm.gateway.proxy import RECORD, Proxy
 from cahoots_vllm.gateway.record import End, Record
 from cahoots_vllm.gateway.reply import LeftError
@@ -75,12 +76,13 @@ class GatewayServer:
         self._idle = asyncio.Event()
         self._idle.set()
         self._is_leaving = False
-        app = web.Application(middlewares=[self._count])
+        self._guard = Guard(settings)
+        app = web.Application(middlewares=[self._count, self._guard.check])
         app.on_response_prepare.append(self._end_connection)
         app.router.add_get("/health", self._health)
         app.router.add_get("/ready", self._ready)
         app.router.add_route(
-            "*", "/{path:.*}", self._proxy.handle, expect_handler=_answer_expectation
+            "*", "/{path:.*}", self._proxy.handle, expect_handler=self._answer_expectation
         )
         self._runner = web.AppRunner(
             app,
@@ -110,7 +112,7 @@ class GatewayServer:
         is_other = (settings.listen, settings.port) != (old.listen, old.port)
         if is_other and not self._is_leaving:  # the next daemon reads the settings anew
             await self._rebind(settings)
-        self._proxy.settings = self._deliverer.settings = settings
+        self._guard.settings = self._proxy.settings = self._deliverer.settings = settings
 
     async def _rebind(self, new: GatewaySettings) -> None:
         left = self._sites
@@ -176,6 +178,16 @@ class GatewayServer:
         if self._is_leaving:
             response.force_close()  # the next request is for the next daemon
 
+    async def _answer_expectation(self, request: web.Request) -> None:
+        """Ask for the body where a client waits to be asked (RFC 9110, 10.1.1), and may send it.
+
+        Anything else is ignored: aiohttp's own fails where the header is no text.
+        """
+        is_asked = request.headers.get("Expect", "").lower() == "100-continue"
+        if is_asked and request.version >= HttpVersion11 and self._guard.refusal(request) is None:
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0  # or the answer would take itself for begun
+
     async def _health(self, _request: web.Request) -> web.Response:
         """200: a request sent now would be served or held."""
         refusal = self._rotation.refusal
@@ -187,17 +199,6 @@ class GatewayServer:
         """200: by a ready worker."""
         is_open = self._rotation.is_open
         return web.json_response({"ready": is_open}, status=200 if is_open else 503)
-
-
-async def _answer_expectation(request: web.Request) -> None:
-    """Ask for the body where a client waits to be asked (RFC 9110, 10.1.1); ignore anything else.
-
-    aiohttp's own fails where the header is no text.
-    """
-    is_asked = request.headers.get("Expect", "").lower() == "100-continue"
-    if is_asked and request.version >= HttpVersion11:
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # or the answer would take itself for begun
 
 
 async def _leave(sites: list[web.SockSite]) -> None:

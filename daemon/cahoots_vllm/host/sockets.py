@@ -5,15 +5,25 @@ import grp
 import os
 import socket
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType
-from typing import Protocol
+from typing import Final
 
 from cahoots_vllm.core.errors import CahootsError, Kind
 
 _BACKLOG = 1024
+# tcp(7). A client that is gone without a word (its host lost power, a NAT forgot it): asked after
+# a minute of silence. What counts then is the user timeout, in milliseconds: with it set, Linux
+# does not count the probes. It also ends an answer that nobody takes any more; Cahoots' own client
+# gives up after the same 600 s. Accepted sockets inherit all of it.
+_PATIENCE: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 6),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 600_000),
+)
 _SUN_PATH_MAX = 107  # unix(7): 108 bytes with the final zero
 
 
@@ -45,7 +55,7 @@ def check_path_length(path: Path) -> None:
         raise CahootsError(
             Kind.BAD_SETTINGS,
             f"cannot use the socket path {path}: longer than {_SUN_PATH_MAX} bytes",
-            "set XDG_RUNTIME_DIR to a shorter directory",
+            "use a shorter directory: by XDG_RUNTIME_DIR, or in gateway.listen",
         )
 
 
@@ -55,21 +65,24 @@ def listen_unix(path: Path, *, mode: int, group: str | None) -> socket.socket:
     A stale socket file is replaced; one with a living listener is refused. Raises CahootsError.
     """
     check_path_length(path)
-    if path.is_socket():
-        _refuse_living(path)
-        path.unlink()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # Nobody may connect before mode and group are right.
-    previous = os.umask(0o177)
     try:
+        _remove_stale(path)
+        # Nobody may connect before mode and group are right. The file gets the socket's own mode
+        # (unix_bind() in Linux' net/unix/af_unix.c); a umask would be that of all threads.
+        os.fchmod(listener.fileno(), 0o600)
         listener.bind(str(path))
+    except CahootsError:
+        listener.close()
+        raise
     except OSError as error:
         listener.close()
         raise CahootsError(
-            Kind.BAD_SETTINGS, f"cannot listen on {path}: {error.strerror}", "check the directory"
+            Kind.BAD_SETTINGS,
+            f"cannot listen on {path}: {error.strerror}",
+            "check its directory: it must be there, and the daemon's user must be allowed to "
+            "write in it",
         ) from error
-    finally:
-        os.umask(previous)
     if group is not None:
         _give_to_group(path, group)
     path.chmod(mode)
@@ -78,17 +91,20 @@ def listen_unix(path: Path, *, mode: int, group: str | None) -> socket.socket:
     return listener
 
 
-def _refuse_living(path: Path) -> None:
+def _remove_stale(path: Path) -> None:
+    if not path.is_socket():
+        return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
             probe.connect(str(path))
         except OSError:
+            path.unlink()
             return
     raise CahootsError(
         Kind.CONFLICT,
         f"cannot listen on {path}: another cahoots-vllmd answers there",
-        "stop it first: systemctl stop cahoots-vllm, or Ctrl-C where it runs",
+        "stop it first: systemctl stop cahoots-vllm, or Ctrl-C where it runs; or set another path",
     )
 
 
@@ -99,131 +115,12 @@ def _give_to_group(path: Path, group: str) -> None:
         return  # no such group, or not ours to give: only the owner and root may connect
 
 
-class Store(Protocol):
-    """What keeps descriptors beyond this process (host.fd_store)."""
+def listen_tcp(host: str, port: int, *, is_shared: bool = False) -> socket.socket | None:
+    """Listen on an address; None where this host lacks it, or its family. Raises OSError.
 
-    def take(self, name: str) -> list[int]:
-        """Return what an earlier process kept."""
-        ...
-
-    def put(self, name: str, descriptor: int) -> None:
-        """Keep one."""
-        ...
-
-    def drop(self, name: str) -> None:
-        """Keep a name's no longer."""
-        ...
-
-
-class Listeners:
-    """The daemon's listening sockets: connections made while no daemon runs wait in them."""
-
-    def __init__(self, store: Store) -> None:
-        """Take what an earlier daemon left there."""
-        self._store = store
-        self._control = _sockets(store.take("control"))
-        self._tcp = {_place(listener): listener for listener in _sockets(store.take("gateway"))}
-        self._old: list[socket.socket] = []
-
-    def control(self, path: Path, *, mode: int, group: str | None) -> socket.socket:
-        """Return the control socket, listening; the caller's own copy. Raises CahootsError."""
-        is_there = path.is_socket()
-        kept = [s for s in self._control if s.getsockname() == str(path) and is_there][:1]
-        _shut(listener for listener in self._control if listener not in kept)
-        listener = kept[0] if kept else listen_unix(path, mode=mode, group=group)
-        self._keep("control", [listener])
-        self._control = [listener]
-        return listener.dup()
-
-    def gateway(self, hosts: tuple[str, ...], port: int) -> list[socket.socket]:
-        """Listen on these addresses; return the caller's own copies.
-
-        The others are listened on until `retire`. An address family that the host lacks is left
-        out. Raises CahootsError (CONFLICT when the port is taken, BAD_SETTINGS when no address is
-        left), and nothing has changed then.
-        """
-        wanted = listen_tcp(hosts, port, self._tcp)
-        self._old += [listener for listener in self._tcp.values() if listener not in wanted]
-        self._tcp = {_place(listener): listener for listener in wanted}
-        self._keep("gateway", wanted)
-        return [listener.dup() for listener in wanted]
-
-    def retire(self) -> None:
-        """Refuse connections to addresses that are no longer wanted; nobody may accept there."""
-        _shut(self._old)
-        self._old = []
-
-    def _keep(self, name: str, listeners: list[socket.socket]) -> None:
-        self._store.drop(name)
-        for listener in listeners:
-            self._store.put(name, listener.fileno())
-
-    def close(self) -> None:
-        """Refuse connections from now on: the daemon will not be back."""
-        for name in ("control", "gateway"):
-            self._store.drop(name)
-        _shut([*self._control, *self._tcp.values(), *self._old])
-        self._control, self._tcp, self._old = [], {}, []
-
-
-def _sockets(descriptors: Iterable[int]) -> list[socket.socket]:
-    found = []
-    for descriptor in descriptors:
-        listener = socket.socket(fileno=descriptor)
-        listener.settimeout(0)
-        found.append(listener)
-    return found
-
-
-def _place(listener: socket.socket) -> tuple[str, int]:
-    host, port = listener.getsockname()[:2]
-    return str(host), int(port)
-
-
-def _shut(listeners: Iterable[socket.socket]) -> None:
-    for listener in listeners:
-        # The service manager's copy would go on listening until it has read our message.
-        with suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-
-
-def listen_tcp(
-    hosts: tuple[str, ...],
-    port: int,
-    is_open: Mapping[tuple[str, int], socket.socket] = MappingProxyType({}),
-) -> list[socket.socket]:
-    """Listen on every address, or go on with the socket that is open on it.
-
-    Raises CahootsError (CONFLICT) when the port is taken or no address is left.
+    `is_shared`: whoever listens on an address that covers it, or is covered by it, may be we
+    ourselves, and allows it (SO_REUSEPORT).
     """
-    listeners: list[socket.socket] = []
-    new: list[socket.socket] = []
-    try:
-        for host in dict.fromkeys(hosts):
-            listener = is_open.get((host, port))
-            if listener is None and (listener := _listen_one(host, port)) is not None:
-                new.append(listener)
-            if listener is not None:
-                listeners.append(listener)
-    except OSError as error:
-        for listener in new:
-            listener.close()
-        raise CahootsError(
-            Kind.CONFLICT,
-            f"cannot listen on port {port}: {error.strerror}",
-            f"see who has it: ss -ltnp 'sport = :{port}'; or set another port in LOCAL_LLM_URL",
-        ) from error
-    if not listeners:
-        raise CahootsError(
-            Kind.BAD_SETTINGS,
-            f"cannot listen on {', '.join(hosts)}: no such address on this host",
-            "set gateway.listen to an address of this host",
-        )
-    return listeners
-
-
-def _listen_one(host: str, port: int) -> socket.socket | None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.socket(family, socket.SOCK_STREAM)
@@ -235,12 +132,30 @@ def _listen_one(host: str, port: int) -> socket.socket | None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        be_patient(listener)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, is_shared)
         listener.bind((host, port))
+        listener.listen(_BACKLOG)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRNOTAVAIL:
             return None
         raise
-    listener.listen(_BACKLOG)
     listener.settimeout(0)
     return listener
+
+
+def be_patient(listener: socket.socket) -> None:
+    """Let connections it accepts notice a client that is gone without a word."""
+    for level, option, value in _PATIENCE:
+        listener.setsockopt(level, option, value)
+
+
+def shut(listeners: Iterable[socket.socket]) -> None:
+    """Refuse connections from now on, and close."""
+    for listener in listeners:
+        # The service manager's copy would go on listening until it has read our message.
+        with suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()

@@ -21,6 +21,7 @@ from cahoots_vllm.host.paths import Paths
 from fake_vllm.engine_dir import make_engine
 
 TOKEN = "hf_" + "veryPrivate" * 3
+HASH = "sha256:" + "0a" * 32
 ENV = f"""\
 # Cahoots
 LLM_PROVIDER=local
@@ -105,7 +106,7 @@ EDITS: dict[str, Edit] = {
     "port": env(":8001", ":8002", changed=("LOCAL_LLM_URL",)),
     "base path": env("/v1", "/llm", changed=("LOCAL_LLM_URL",)),
     "host of docker": env(
-        "localhost", "host.docker.internal", changed=("LOCAL_LLM_URL",), warns="network_mode"
+        "localhost", "host.docker.internal", changed=("LOCAL_LLM_URL",), warns="gateway.listen"
     ),
     "provider elsewhere": env("=local", "=cerebras", worker=STOP, changed=("LLM_PROVIDER",)),
     "provider ollama": env("=local", "=ollama", worker=STOP, changed=("LLM_PROVIDER",)),
@@ -165,7 +166,31 @@ EDITS: dict[str, Edit] = {
     "out of range": config(CONFIG.replace("500", "-1"), says="line 2: gateway.hold_max"),
     "broken toml": config("[gateway\n", says="line 1"),
     "listen beyond loopback": config(
-        '[gateway]\nlisten = ["0.0.0.0"]\n', says="beyond loopback"
+        '[gateway]\nlisten = ["0.0.0.0"]\n', says="line 2: gateway.listen: 0.0.0.0 is beyond"
+    ),
+    "listen with a port": config(
+        '[gateway]\nlisten = ["127.0.0.1:8001"]\n', says="line 2: gateway.listen: Value error"
+    ),
+    "listen on a socket too": config(
+        CONFIG.replace("[gateway]", '[gateway]\nlisten = ["127.0.0.1", "::1", "/run/x.sock"]'),
+        changed=("gateway.listen",),
+    ),
+    "listen beyond loopback with a key": config(
+        CONFIG.replace("[gateway]", f'[gateway]\nlisten = ["0.0.0.0"]\napi_keys = ["{HASH}"]'),
+        changed=("gateway.listen", "gateway.api_keys"),
+    ),
+    "plain key in the configuration": config(
+        f'[gateway]\napi_keys = ["{TOKEN}"]\n', says="line 2: gateway.api_keys: Value error, one"
+    ),
+    "key file that is not there": config(
+        '[gateway]\napi_keys_file = "keys"\n', says="keys: no such file"
+    ),
+    "web page": config(
+        CONFIG.replace("[gateway]", '[gateway]\norigins = ["https://ai.example.org"]'),
+        changed=("gateway.origins",),
+    ),
+    "web page without a scheme": config(
+        '[gateway]\norigins = ["ai.example.org"]\n', says="line 2: gateway.origins: Value error"
     ),
     "reserved option": config('[options]\nuds = "/x"\n', says="options.uds: the daemon sets it"),
     "floor above one": config("[memory]\nfloor = 2\n", says="memory.floor"),

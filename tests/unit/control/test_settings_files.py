@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from cahoots_vllm.control.settings_files import CommandLine, load_settings
+from cahoots_vllm.core.api_keys import digest_of
+from cahoots_vllm.core.config_view import config_entries
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.settings import Settings, make_launch_spec
 from cahoots_vllm.host.paths import Paths
@@ -145,3 +147,63 @@ def test_shipped_profiles_can_be_read(paths: Paths) -> None:
     spec = make_launch_spec(settings, "Qwen/Qwen3-32B-Instruct")
     assert (spec.source, spec.option("quantization")) == ("Qwen/Qwen3-32B-AWQ", "awq")
     assert spec.served == ("Qwen/Qwen3-32B-Instruct", "Qwen/Qwen3-32B-AWQ")
+
+
+KEY = "cv-" + "plantedKey" * 2
+
+
+def with_key_file(paths: Paths, text: str, mode: int = 0o640) -> Path:
+    paths.config.write_text('[gateway]\nlisten = ["0.0.0.0"]\napi_keys_file = "keys"\n')
+    file = paths.config.parent / "keys"
+    file.write_text(text)
+    file.chmod(mode)
+    return file
+
+
+def test_keys_come_from_configuration_file_and_url(paths: Paths) -> None:
+    other = "cv-" + "inTheUrl" * 3
+    file = with_key_file(paths, f"# clients\n{KEY}\n\nsha256:{'0b' * 32}\n{KEY}\n")
+    hashes = f'api_keys = ["sha256:{"0a" * 32}"]\n'
+    paths.config.write_text(paths.config.read_text() + hashes)
+    paths.env_file.write_text(
+        f"LLM_PROVIDER=local\nLOCAL_LLM_URL=http://cahoots:{other}@host.docker.internal:8001/v1\n"
+    )
+    settings = load(paths)
+    expected = ("0a" * 32, digest_of(KEY.encode()), "0b" * 32, digest_of(other.encode()))
+    assert settings.gateway.api_keys == expected
+    assert settings.gateway.api_keys_file == str(file)
+    assert settings.gateway.host == "host.docker.internal"
+    assert settings.warnings == ()
+    assert not [d for d in expected if d in repr((settings, config_entries(settings)))]
+
+
+def test_file_of_keys_that_everybody_may_read_is_refused(paths: Paths) -> None:
+    file = with_key_file(paths, f"{KEY}\n", 0o644)
+    error = blame(paths)
+    assert "every user of this host may read them (mode 0644)" in error.message
+    assert f"chmod o= {file}" in error.remedy
+    file.chmod(0o640)
+    assert load(paths).gateway.api_keys == (digest_of(KEY.encode()),)
+
+
+def test_bad_key_is_named_by_its_line_and_not_shown(paths: Paths) -> None:
+    with_key_file(paths, f"# x\n{KEY}\n{KEY[:9]}\n")
+    error = blame(paths)
+    assert "keys, line 3: a key has 16 characters at least" in error.message
+    assert "cahootsctl config key" in error.remedy
+    assert KEY[:9] not in str(error)
+
+
+def test_file_without_keys_does_not_open_the_gateway(paths: Paths) -> None:
+    with_key_file(paths, "# none yet\n")
+    error = blame(paths)
+    assert f"{paths.config}, line 2: gateway.listen: 0.0.0.0 is beyond loopback" in error.message
+    assert "cahootsctl config key" in error.remedy
+
+
+def test_engine_that_asks_for_a_key_of_its_own_is_refused_beside_keys(paths: Paths) -> None:
+    with_key_file(paths, f"{KEY}\n")
+    paths.env_file.write_text(f"LLM_PROVIDER=local\nVLLM_API_KEY={KEY}\n")
+    error = blame(paths)
+    assert "VLLM_API_KEY" in error.message
+    assert KEY not in str(error)

@@ -190,6 +190,17 @@ def test_password_of_a_mirror_is_a_change_that_does_not_show_it() -> None:
     ]
 
 
+def test_keys_are_counted_and_a_rotated_one_is_a_change_that_does_not_show_it() -> None:
+    old, new = (
+        replace(SETTINGS, gateway=replace(SETTINGS.gateway, api_keys=(digest, "0c" * 32)))
+        for digest in ("0a" * 32, "0b" * 32)
+    )
+    assert entry(old, "gateway.api_keys").value == ("***", "***")
+    changes = config_changes(old, new)
+    assert [(c.key, c.effect) for c in changes] == [("gateway.api_keys", Effect.LIVE)]
+    assert "0a0a" not in repr((changes, config_entries(old)))
+
+
 GATEWAY = SETTINGS.gateway
 CHANGES: dict[str, tuple[Settings, dict[str, Effect]]] = {
     "port": (
@@ -203,6 +214,10 @@ CHANGES: dict[str, tuple[Settings, dict[str, Effect]]] = {
     "listen": (
         replace(SETTINGS, gateway=replace(GATEWAY, listen=("127.0.0.1",))),
         {"gateway.listen": Effect.REBIND},
+    ),
+    "keys": (
+        replace(SETTINGS, gateway=replace(GATEWAY, api_keys=("0a" * 32,), origins=("*",))),
+        {"gateway.origins": Effect.LIVE, "gateway.api_keys": Effect.LIVE},
     ),
     "patience": (
         replace(

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cahoots_vllm.core.env_values import EnvValues, read_env
+from cahoots_vllm.core.api_keys import digest_of
+from cahoots_vllm.core.env_values import EnvValues, read_env, unreached
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.launch import LaunchSpec, build_argv, build_env
 from cahoots_vllm.core.secret import Secret
@@ -214,6 +215,8 @@ def test_empty_env_means_the_guides_model_at_the_guides_address_and_no_provider(
         model="Qwen/Qwen3-32B-Instruct",
         gateway_port=8001,
         base_path="/v1",
+        url_host="localhost",
+        url_key=None,
         worker_env=(),
         secret_env=(),
         warnings=(),
@@ -258,10 +261,33 @@ def test_loopback_url_gives_the_gateways_port_without_a_warning(
 
 def test_another_host_warns_that_containers_may_not_reach_it() -> None:
     env = read_env({"LOCAL_LLM_URL": "http://host.docker.internal:8001/v1"}, {}, ENV_FILE)
-    (warning,) = env.warnings
+    (warning,) = unreached(env, ("127.0.0.1", "::1"))
     assert "host.docker.internal" in warning
-    assert "network_mode: host" in warning
-    assert env.gateway_port == 8001
+    assert "gateway.listen" in warning
+    assert "cahootsctl config key" in warning
+    assert "Unix socket" in warning
+    assert (env.gateway_port, env.warnings) == (8001, ())
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "172.17.0.1", "unix:/run/x.sock"])  # noqa: S104 (a text)
+def test_nothing_is_warned_of_where_containers_reach_the_gateway(address: str) -> None:
+    env = read_env({"LOCAL_LLM_URL": "http://host.docker.internal:8001/v1"}, {}, ENV_FILE)
+    assert unreached(env, ("127.0.0.1", address)) == ()
+
+
+def test_password_in_the_url_is_a_key_that_is_not_shown() -> None:
+    key = "k" * 8 + "-_" + "9" * 8
+    env = read_env({"LOCAL_LLM_URL": f"http://cahoots:{key}@host:8001/v1"}, {}, ENV_FILE)
+    assert env.url_key == digest_of(key.encode())
+    assert (env.url_host, env.gateway_port) == ("host", 8001)
+    assert key not in repr(replace(env, url=""))
+
+
+def test_password_too_short_for_a_key_is_a_warning_that_does_not_show_it() -> None:
+    env = read_env({"LOCAL_LLM_URL": "http://me:pa55word@host:8001/v1"}, {}, ENV_FILE)
+    assert env.url_key is None
+    assert "16 characters" in env.warnings[0]
+    assert "pa55word" not in env.warnings[0]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """`cahootsctl config`: what a person sees of settings, and what a script gets."""
 
+import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cahoots_vllm.control.settings_schema import ConfigFile, parse_toml
 from cahoots_vllm.ctl.config import change_lines, config_table
 from cahoots_vllm.ctl.text import Tone
 from fake_vllm.engine_dir import make_engine
@@ -104,6 +107,25 @@ def test_values_cannot_steer_a_terminal(daemon: FakeDaemon, ctl: Run) -> None:
     evil = {"key": "K", "value": "\x1b]0;x\x07", "origin": "a\nb"}
     daemon.on("GET /v1/config", answer({"config": [evil]}))
     assert ctl("config").out == "K  \\x1b]0;x\\x07  a\\nb\n"
+
+
+# --- key: no daemon ----------------------------------------------------------------------------
+
+
+def test_key_is_long_new_each_time_and_comes_with_its_hash(ctl: Run) -> None:
+    first, second = (json.loads(ctl("--json", "config", "key").out) for _ in range(2))
+    assert first["key"] != second["key"]
+    assert re.fullmatch(r"cv-[\w-]{43}", first["key"])
+    assert first["hash"] == f"sha256:{hashlib.sha256(first['key'].encode()).hexdigest()}"
+
+
+def test_what_is_printed_can_be_pasted_into_the_configuration(ctl: Run, tmp_path: Path) -> None:
+    lines = ctl("config", "key").out.splitlines()
+    key, *toml = (line.strip() for line in lines if line.startswith("    "))
+    pasted = tmp_path / "cahoots-vllm.toml"
+    pasted.write_text("\n".join(toml))
+    read = parse_toml(pasted, ConfigFile, "the configuration")
+    assert read.gateway.api_keys == (hashlib.sha256(key.encode()).hexdigest(),)
 
 
 # --- check: no daemon, the daemon's own reading in a process of its own ------------------------

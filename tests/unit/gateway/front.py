@@ -5,7 +5,7 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cahoots_vllm.control.rotation import Rotation
@@ -16,6 +16,7 @@ from cahoots_vllm.gateway.server import GatewayServer
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 # Within an answer: what follows comes in a packet of its own.
 PAUSE = b"<pause>"
+_DEFAULTS = GatewaySettings()
 
 
 @dataclass
@@ -75,9 +76,10 @@ class Upstream:
 
 @dataclass
 class Front:
-    """The gateway on a free port."""
+    """The gateway on a free port, or on a Unix socket."""
 
-    port: int
+    address: int | str
+    gateway: GatewayServer
     rotation: Rotation
     upstream: Upstream
     records: list[Record]
@@ -100,9 +102,19 @@ class Front:
         """Send a request with a JSON body and return the whole answer."""
         return await self.send(get(path, f"Content-Length: {len(body)}", method="POST") + body)
 
+    @property
+    def port(self) -> int:
+        assert isinstance(self.address, int)
+        return self.address
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self.address, str):
+            return await asyncio.open_unix_connection(self.address)
+        return await asyncio.open_connection("127.0.0.1", self.address)
+
     async def send(self, request: bytes) -> bytes:
         """Send raw bytes and return everything up to the end of the connection."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = await self.connect()
         writer.write(request)
         async with asyncio.timeout(5):
             answer = await reader.read()
@@ -110,23 +122,37 @@ class Front:
         return answer
 
 
+def _listener(path: str | None) -> socket.socket:
+    if path is None:
+        return socket.create_server(("127.0.0.1", 0))
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    listener.setblocking(False)  # noqa: FBT003 (its only parameter)
+    return listener
+
+
 @asynccontextmanager
-async def running(**settings: float) -> AsyncIterator[Front]:
+async def running(
+    settings: GatewaySettings = _DEFAULTS, *, is_unix: bool = False, **changes: float
+) -> AsyncIterator[Front]:
     with tempfile.TemporaryDirectory(prefix="cahoots-") as directory:
         upstream = Upstream(Path(directory) / "worker-1.sock")
-        listener = socket.create_server(("127.0.0.1", 0))
+        listener = _listener(f"{directory}/gateway.sock" if is_unix else None)
         rotation = Rotation()
         records: list[Record] = []
         gateway = GatewayServer(
             rotation,
-            GatewaySettings(**settings),  # type: ignore[arg-type] # their types are the test's
+            replace(settings, **changes),  # type: ignore[arg-type] # their types are the test's
             Given(listener),
             (records.append,),
         )
         await gateway.start()
         server = await asyncio.start_unix_server(upstream.serve, upstream.uds)
         rotation.admit(1, upstream.uds)
-        front = Front(listener.getsockname()[1], rotation, upstream, records)
+        name = listener.getsockname()
+        address = name if is_unix else name[1]
+        front = Front(address, gateway, rotation, upstream, records)
         yield front
         await asyncio.gather(*front.successions)
         await rotation.retire(front.generation)

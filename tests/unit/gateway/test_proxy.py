@@ -20,7 +20,7 @@ async def test_request_arrives_with_the_clients_own_headers_and_no_other() -> No
 
 async def test_headers_of_one_connection_go_no_further() -> None:
     request = (
-        b"GET /v1/models HTTP/1.1\r\nHost: x\r\n"
+        b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n"
         b"Connection: close, X-Mine\r\nX-Mine: 1\r\nKeep-Alive: 5\r\n"
         b"TE: trailers\r\nProxy-Authorization: secret\r\nX-Theirs: 2\r\n\r\n"
     )
@@ -58,7 +58,7 @@ async def test_path_arrives_as_sent(path: str) -> None:
 async def test_path_that_clients_have_no_business_with_goes_nowhere(path: str) -> None:
     async with running() as front:
         answer = await front.send(get(path))
-        assert answer.split(b" ")[1] in (b"400", b"404")
+        assert answer.split(b" ")[1] in (b"400", b"403", b"404")
         assert front.upstream.heads == []
 
 

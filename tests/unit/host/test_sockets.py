@@ -68,21 +68,51 @@ def test_directory_of_somebody_else_is_refused(short: Path) -> None:
         private_directory(short / "theirs")
 
 
-def test_both_loopback_addresses_on_one_port() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    listeners = listen_tcp(("127.0.0.1", "::1"), port)
-    assert {listener.getsockname()[0] for listener in listeners} == {"127.0.0.1", "::1"}
-    with pytest.raises(CahootsError, match=f"cannot listen on port {port}") as raised:
-        listen_tcp(("127.0.0.1",), port)
-    assert raised.value.kind is Kind.CONFLICT
-    for listener in listeners:
-        listener.close()
+def test_nobody_else_may_connect_before_mode_and_group_are_right(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes = []
+    chmod = Path.chmod
+
+    def noted(path: Path, mode: int) -> None:
+        modes.append(stat.S_IMODE(path.stat().st_mode))
+        chmod(path, mode)
+
+    monkeypatch.setattr(Path, "chmod", noted)
+    listen_unix(short / "s", mode=0o666, group=None).close()
+    assert modes == [0o600]
+    assert stat.S_IMODE((short / "s").stat().st_mode) == 0o666
 
 
-def test_address_the_host_lacks_is_left_out() -> None:
-    with pytest.raises(CahootsError, match="no such address"):
-        listen_tcp(("192.0.2.1",), 18999)
-    listeners = listen_tcp(("192.0.2.1", "127.0.0.1"), 0)
-    assert len(listeners) == 1
-    listeners[0].close()
+def test_directory_that_is_not_there_is_named(short: Path) -> None:
+    with pytest.raises(CahootsError, match="No such file") as raised:
+        listen_unix(short / "no" / "s", mode=0o600, group=None)
+    assert "its directory" in raised.value.remedy
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_accepted_connection_notices_a_client_that_is_gone_without_a_word(host: str) -> None:
+    listener = listen_tcp(host, 0)
+    assert listener is not None
+    listener.settimeout(5)
+    with listener, socket.create_connection(listener.getsockname()[:2]):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+            options = (getattr(socket, name) for name in names)
+            found = [accepted.getsockopt(socket.IPPROTO_TCP, option) for option in options]
+    assert found == [60, 10, 6, 600_000]
+
+
+def test_address_the_host_lacks_is_none() -> None:
+    assert listen_tcp("192.0.2.1", 18999) is None
+
+
+def test_nobody_shares_the_port_afterwards() -> None:
+    listener = listen_tcp("127.0.0.1", 0, is_shared=True)
+    assert listener is not None
+    with listener:
+        assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 0
+        with pytest.raises(OSError, match="Address already in use"):
+            listen_tcp("127.0.0.1", listener.getsockname()[1])
