@@ -24,6 +24,7 @@ from cahoots_vllm.control.handover import Handover
 from cahoots_vllm.control.learned import Learned, MemoryRecord
 from cahoots_vllm.control.load_times import LoadTimes
 from cahoots_vllm.control.log_buffer import LogBuffer
+from cahoots_vllm.control.metrics import MetricsPage
 from cahoots_vllm.control.operation import Caller
 from cahoots_vllm.control.option_check import OptionCheck
 from cahoots_vllm.control.preflight import Preflight
@@ -39,6 +40,7 @@ from cahoots_vllm.core.errors import CahootsError
 from cahoots_vllm.core.settings import Settings
 from cahoots_vllm.core.wire import GROUP
 from cahoots_vllm.ending import Ending, Exit
+from cahoots_vllm.gateway.metrics import GatewayMetrics
 from cahoots_vllm.gateway.server import GatewayServer
 from cahoots_vllm.host import cgroup, file_lock, sockets
 from cahoots_vllm.host.blocking import run_blocking
@@ -105,9 +107,10 @@ class App:
         self._handover = Handover(paths.runtime_dir / "handover.json")
         self._listeners = Listeners(self.store, GROUP if paths.is_system else None)
         control = self._listeners.control(paths.control_socket, mode=0o660)
+        figures = GatewayMetrics()
         try:
             self._gateway = GatewayServer(
-                self._rotation, settings.gateway, self._listeners, (log_request,)
+                self._rotation, settings.gateway, self._listeners, (log_request, figures.count)
             )
         except CahootsError:
             control.close()
@@ -140,6 +143,8 @@ class App:
         self._exit = Exit(
             self._supervisor, self._gateway, self._rotation, self._notifier, self._children
         )
+        page = MetricsPage(status, figures.registry)
+        self._gateway.render_metrics = page.render
         handlers = Handlers(
             self._supervisor,
             status,
@@ -148,6 +153,7 @@ class App:
             self._learned,
             self._reloader,
             self._exit.replace,
+            page,
         )
         self._api = ApiServer(build_routes(handlers), control)
 

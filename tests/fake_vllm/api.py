@@ -118,10 +118,10 @@ class Api:
         ]
         lines = []
         for name, kind, value in samples:
-            family = name.removesuffix("_total")
-            lines += [f"# HELP vllm:{family} {family}.", f"# TYPE vllm:{family} {kind}"]
+            lines += [f"# HELP vllm:{name} {name}.", f"# TYPE vllm:{name} {kind}"]
             lines.append(f"vllm:{name}{{{label}}} {float(value)}")
-        lines += ["# HELP vllm:request_success Requests.", "# TYPE vllm:request_success counter"]
+        lines.append("# HELP vllm:request_success_total Requests.")
+        lines.append("# TYPE vllm:request_success_total counter")
         lines += [
             f'vllm:request_success_total{{{label},finished_reason="{reason}"}} {float(value)}'
             for reason, value in counters.finished.items()

@@ -13,11 +13,11 @@ from pydantic import TypeAdapter
 from cahoots_vllm import __version__
 from cahoots_vllm.api.access import Peer
 from cahoots_vllm.api.bodies import read_number, read_swap_model
-from cahoots_vllm.api.metrics import render_metrics
 from cahoots_vllm.control.event_hub import EventHub
 from cahoots_vllm.control.learned import Learned
 from cahoots_vllm.control.log_buffer import LogBuffer, LogEntry
 from cahoots_vllm.control.memory_status import LessonStatus, lesson_status
+from cahoots_vllm.control.metrics import CONTENT_TYPE, MetricsPage
 from cahoots_vllm.control.operation import Caller, Operation, operation_view
 from cahoots_vllm.control.reload import Reloader
 from cahoots_vllm.control.snapshot import StatusReader
@@ -45,6 +45,7 @@ class Handlers:
     learned: Learned
     reloader: Reloader
     replace_daemon: Callable[[], Awaitable[None]]
+    metrics_page: MetricsPage
 
     async def status(self, _request: web.Request) -> web.Response:
         """One snapshot."""
@@ -167,8 +168,8 @@ class Handlers:
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Prometheus text."""
-        text = render_metrics(await self.status_reader.read())
-        return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4"})
+        page = await self.metrics_page.render()
+        return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE})
 
 
 def _caller(request: web.Request) -> Caller:

@@ -79,7 +79,11 @@ class Deliverer:
         trial.begin(call, backend)
         record.deliveries += 1
         record.model = backend.model
-        await exchange(call, backend, reply, Meter(record))
+        meter = Meter(record)
+        try:
+            await exchange(call, backend, reply, meter)
+        finally:
+            meter.close()
 
     async def worker(self, call: Call, reply: Reply, record: Record) -> Backend:
         """Return the worker to ask, after waiting for one if need be. Raises CahootsError."""

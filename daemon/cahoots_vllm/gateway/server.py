@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import BadHttpMessage
 
+from cahoots_vllm.control.metrics import CONTENT_TYPE
 from cahoots_vllm.control.rotation import Rotation
 from cahoots_vllm.core.settings import GatewaySettings
 from cahoots_vllm.gateway.call import REQUEST_ID, request_id
@@ -22,7 +23,9 @@ from cahoots_vllm.gateway.reply import LeftError
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # Told of every request once it is over.
 Observer = Callable[[Record], None]
-_OWN_ROUTES: Final = ("/health", "/ready")
+# Returns the page of figures.
+RenderMetrics = Callable[[], Awaitable[bytes]]
+_OWN_ROUTES: Final = ("/health", "/ready", "/metrics")
 _SHUTDOWN_S = 2.0
 _ASKS_WITHIN_S = 0.5
 _MAX_HEADER_BYTES = 64 * 1024
@@ -66,7 +69,11 @@ class GatewayServer:
         listeners: Listeners,
         observers: tuple[Observer, ...] = (),
     ) -> None:
-        """Nothing is served before `start`; connections wait from now on. Raises CahootsError."""
+        """Nothing is served before `start`; connections wait from now on. Raises CahootsError.
+
+        `render_metrics` is to be set before.
+        """
+        self.render_metrics: RenderMetrics | None = None
         self._rotation = rotation
         self._observers = observers
         self._deliverer = Deliverer(rotation, settings)
@@ -81,6 +88,7 @@ class GatewayServer:
         app.on_response_prepare.append(self._end_connection)
         app.router.add_get("/health", self._health)
         app.router.add_get("/ready", self._ready)
+        app.router.add_get("/metrics", self._metrics)
         app.router.add_route(
             "*", "/{path:.*}", self._proxy.handle, expect_handler=self._answer_expectation
         )
@@ -199,6 +207,11 @@ class GatewayServer:
         """200: by a ready worker."""
         is_open = self._rotation.is_open
         return web.json_response({"ready": is_open}, status=200 if is_open else 503)
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        """One page for the daemon, the gateway and the worker."""
+        page = await self.render_metrics() if self.render_metrics is not None else b""
+        return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE})
 
 
 async def _leave(sites: list[web.SockSite]) -> None:

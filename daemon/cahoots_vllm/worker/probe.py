@@ -11,6 +11,7 @@ import aiohttp
 _HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
 # The first forward pass may compile kernels.
 _TOKEN_TIMEOUT = aiohttp.ClientTimeout(total=300.0)
+_METRICS_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
 _COUNTS_TIMEOUT = aiohttp.ClientTimeout(total=0.5)
 _RUNNING = re.compile(r"^vllm:num_requests_running{[^}]*} (\S+)", re.MULTILINE)
 _WAITING = re.compile(r"^vllm:num_requests_waiting{[^}]*} (\S+)", re.MULTILINE)
@@ -51,13 +52,19 @@ class Probe:
 
     async def request_counts(self) -> tuple[int, int] | None:
         """Return how many requests run and wait in the engine, from its own metrics."""
-        try:
-            async with self._session.get(f"{_BASE}/metrics", timeout=_COUNTS_TIMEOUT) as response:
-                page = await response.text()
-        except (aiohttp.ClientError, TimeoutError, OSError):
+        page = await self.metrics(_COUNTS_TIMEOUT)
+        if page is None:
             return None
         counts = [sum(map(float, pattern.findall(page))) for pattern in (_RUNNING, _WAITING)]
         return int(counts[0]), int(counts[1])
+
+    async def metrics(self, timeout: aiohttp.ClientTimeout = _METRICS_TIMEOUT) -> str | None:  # noqa: ASYNC109 (the session's own)
+        """Return the engine's page of figures, None if it does not come in time."""
+        try:
+            async with self._session.get(f"{_BASE}/metrics", timeout=timeout) as response:
+                return await response.text() if response.status == _OK else None
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+            return None
 
     async def first_token(self) -> str | None:
         """Generate one token; return None when it came, else what came instead."""

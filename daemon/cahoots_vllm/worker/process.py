@@ -224,6 +224,10 @@ class Worker:
         """Return how many requests run and wait in the engine, None if it does not say."""
         return await self._probe.request_counts() if self._probe and self._is_ready else None
 
+    async def metrics(self) -> str | None:
+        """Return the engine's own figures in Prometheus' format, None if it does not say."""
+        return await self._probe.metrics() if self._probe and self._is_ready else None
+
     async def stop(self, *, at_once: bool) -> None:
         """Climb the stop ladder until no process of the tree is left.
 
