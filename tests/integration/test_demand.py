@@ -63,6 +63,16 @@ def test_reload_turns_it_on_and_off(daemon: Daemon) -> None:
     assert daemon.chat("x", "org/b").status == 404
 
 
+def test_models_that_can_be_asked_for_are_listed_once(asked: Daemon) -> None:
+    listed = asked.get("/v1/models")
+    entries = listed.json()["data"]
+    names = [entry["id"] for entry in entries]
+    assert names[0] == "org/a", "the engine's own first"
+    assert entries[0]["max_model_len"], "the engine's own entries are kept whole"
+    assert "org/b" in names
+    assert len(set(names)) == len(names)
+
+
 def test_unknown_name_is_the_engines_business(asked: Daemon) -> None:
     assert asked.chat("x", "org/unheard-of").status == 404
     assert asked.started() == 1

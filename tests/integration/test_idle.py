@@ -50,6 +50,14 @@ def test_model_listing_is_answered_without_waking_it(daemon: Daemon) -> None:
     assert (daemon.phase(), daemon.started()) == ("off", 1)
 
 
+def test_listing_models_all_day_does_not_keep_it_loaded(daemon: Daemon) -> None:
+    serve(daemon, idle_stop_s=1.0)
+    while daemon.phase() == "ready":
+        assert daemon.get("/v1/models").status == 200
+        time.sleep(0.1)
+    wait_unloaded(daemon)
+
+
 def test_worker_in_use_is_not_unloaded(daemon: Daemon) -> None:
     daemon.play(Behaviour(tokens_per_s=10))
     serve(daemon)

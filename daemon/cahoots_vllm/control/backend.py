@@ -26,7 +26,7 @@ class Backend:
         self.generation = generation
         self.model = model
         self.served = frozenset(served)
-        # When the last request on it ended, in the loop's seconds.
+        # When the last use of it ended, in the loop's seconds.
         self.used_at = asyncio.get_running_loop().time()
         self.in_flight = 0
         self.idle = asyncio.Event()
@@ -47,8 +47,11 @@ class Backend:
         )
 
     @asynccontextmanager
-    async def request(self) -> AsyncIterator[aiohttp.ClientSession]:
-        """Count a request as in flight. Raises TimeoutError when the worker is or was retired."""
+    async def request(self, *, is_use: bool = True) -> AsyncIterator[aiohttp.ClientSession]:
+        """Count a request as in flight; `is_use`: it keeps the worker from being idle.
+
+        Raises TimeoutError when the worker is or was retired.
+        """
         if self._session.closed:
             raise TimeoutError
         self.in_flight += 1
@@ -62,7 +65,8 @@ class Backend:
                     self._requests.discard(end)
         finally:
             self.in_flight -= 1
-            self.used_at = asyncio.get_running_loop().time()
+            if is_use:
+                self.used_at = asyncio.get_running_loop().time()
             if self.in_flight == 0:
                 self.idle.set()
 

@@ -91,7 +91,9 @@ class Rotation:
         self._release()
 
     def _release(self) -> None:
-        self._release_handle = None
+        if self._release_handle is not None:
+            self._release_handle.cancel()
+            self._release_handle = None
         backend = self._open
         if backend is None:
             return  # it was closed meanwhile: the rest waits for the next
@@ -180,10 +182,7 @@ class Rotation:
             waiter = self._hold.enter(ask)
         except CahootsError as error:
             raise self.later(error) from None
-        if self._open is not None and self._release_handle is None:
-            self._release()
-        if not waiter.future.done():
-            self.on_wait()
+        self.on_wait()
         return await self._wait(waiter)
 
     async def _wait(self, waiter: Waiter) -> Backend:

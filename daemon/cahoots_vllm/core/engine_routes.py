@@ -18,6 +18,7 @@ _ROOT_ROUTES: Final = frozenset(
     }
 )  # fmt: skip
 _MAX_PATH: Final = 2048
+MODELS: Final = "/v1/models"
 # A backslash, a control character, an escape within an escape, a fragment.
 _ODD: Final = re.compile(r"[\\\x00-\x1f\x7f%#]")
 # The part of a path that is one answer's or model's own.

@@ -13,6 +13,7 @@ from typing import Final
 from aiohttp import StreamReader, web
 from multidict import CIMultiDict
 
+from cahoots_vllm.core.engine_routes import MODELS
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.gateway.answers import Dialect
 
@@ -102,6 +103,11 @@ class Call:
     def is_stream(self) -> bool:
         """Whether the client expects server-sent events."""
         return self._asked.get("stream") is True
+
+    @property
+    def is_listing(self) -> bool:
+        """Whether it asks for the list of models: clients do so all day, whoever uses one."""
+        return self.method == "GET" and self.target.partition("?")[0] == MODELS
 
     @property
     def is_urgent(self) -> bool:

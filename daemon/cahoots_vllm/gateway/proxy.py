@@ -1,23 +1,23 @@
 """Passes requests through to the worker, those on routes that clients have a right to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from aiohttp import web
 
-from cahoots_vllm.core.engine_routes import below_base, find_route, route_label
+from cahoots_vllm.control.terms import Terms
+from cahoots_vllm.core.engine_routes import MODELS, below_base, find_route, route_label
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.settings import GatewaySettings
 from cahoots_vllm.gateway.answers import Dialect, error_response
 from cahoots_vllm.gateway.call import BodyReader, Call, engine_headers
 from cahoots_vllm.gateway.deliver import Deliverer
-from cahoots_vllm.gateway.listing import list_response
+from cahoots_vllm.gateway.listing import ListReply, list_response
 from cahoots_vllm.gateway.record import End, Record
 from cahoots_vllm.gateway.reply import PassReply
 from cahoots_vllm.gateway.websocket import is_websocket, pass_websocket
 
 RECORD: Final = web.RequestKey("record", Record)
-_MODELS: Final = "/v1/models"
 _ANTHROPIC: Final = "/v1/messages"
 
 
@@ -28,11 +28,11 @@ class Proxy:
         self,
         deliverer: Deliverer,
         settings: GatewaySettings,
-        asleep: Callable[[], tuple[str, ...]],
+        terms: Callable[[], Terms],
     ) -> None:
-        """`settings` may be replaced at any time; `asleep` names a model that is unloaded."""
+        """`settings` may be replaced at any time; `terms` are those of now."""
         self.settings = settings
-        self._asleep = asleep
+        self._terms = terms
         self._deliverer = deliverer
         self._bodies = BodyReader()
 
@@ -45,8 +45,9 @@ class Proxy:
             record.end = End.REFUSED
             return error_response(_no_route(request))
         record.route = route_label(route)
-        if route == _MODELS and request.method == "GET" and (names := self._asleep()):
-            return list_response(names)
+        asleep = self._terms().asleep
+        if asleep and request.method == "GET" and route == MODELS:
+            return list_response(dict.fromkeys((*asleep, *self._others())))
         dialect = Dialect.ANTHROPIC if route.startswith(_ANTHROPIC) else Dialect.OPENAI
         try:
             body = await self._bodies.read(request, self.settings.hold_timeout_s)
@@ -66,11 +67,17 @@ class Proxy:
         self, request: web.Request, call: Call, record: Record
     ) -> web.StreamResponse:
         reply = PassReply(request, call.dialect, record.id)
-        await self._deliverer.deliver(call, reply, record)
+        others = self._others() if call.is_listing else ()
+        passing = ListReply(reply, others) if others else reply
+        await self._deliverer.deliver(call, passing, record)
         if reply.response is None:
             message = "deliver answers every request"
             raise AssertionError(message)
         return reply.response
+
+    def _others(self) -> Sequence[str]:
+        """Return the names by which a request gets another model."""
+        return sorted(self._terms().names)
 
     async def _websocket(
         self, request: web.Request, call: Call, record: Record

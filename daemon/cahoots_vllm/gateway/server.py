@@ -77,7 +77,7 @@ class GatewayServer:
         self._rotation = rotation
         self._observers = observers
         self._deliverer = Deliverer(rotation, settings)
-        self._proxy = Proxy(self._deliverer, settings, lambda: rotation.terms.asleep)
+        self._proxy = Proxy(self._deliverer, settings, lambda: rotation.terms)
         self._sites: list[web.SockSite] = []
         self._busy = 0
         self._idle = asyncio.Event()

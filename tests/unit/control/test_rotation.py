@@ -1,10 +1,12 @@
 """The rotation: who waits, who is refused, who is on which worker."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cahoots_vllm.control.backend import Backend
 from cahoots_vllm.control.hold import Ask
 from cahoots_vllm.control.rotation import Rotation
 from cahoots_vllm.control.terms import Refusal, Terms
@@ -125,3 +127,129 @@ async def test_closing_another_generation_changes_nothing() -> None:
     await rotation.retire(1)
     assert rotation.is_open
     await rotation.retire(2)
+
+
+def _ask(model: str | None, timeout_s: float = 5) -> Ask:
+    return Ask(timeout_s, 9, hold_bytes=1000, model=model)
+
+
+async def begin(rotation: Rotation, *models: str | None) -> list[asyncio.Task[Backend]]:
+    """Let requests that name these models ask, in this order."""
+    tasks = []
+    for model in models:
+        tasks.append(asyncio.create_task(rotation.backend(_ask(model))))
+        await asyncio.sleep(0)
+    return tasks
+
+
+CHOICE = Terms(names=frozenset({"a", "b"}))
+
+
+async def test_request_for_another_model_waits_while_the_others_are_served() -> None:
+    rotation = Rotation()
+    rotation.take(CHOICE)
+    rotation.admit(1, _UDS, "a", ("a",))
+    other, *served = await begin(rotation, "b", "a", None, "unheard-of")
+    assert [(await task).generation for task in served] == [1, 1, 1]
+    assert (other.done(), rotation.held) == (False, 1)
+    assert rotation.backend_now("b") is None
+    assert [model for model, _ in rotation.waiting()] == ["b"]
+    rotation.close(1)
+    rotation.admit(2, _UDS, "b", ("b",))
+    assert (await other).generation == 2
+    await rotation.retire(1)
+    await rotation.retire(2)
+
+
+async def test_all_that_wait_for_a_model_are_served_together() -> None:
+    rotation = Rotation()
+    rotation.take(CHOICE)
+    tasks = await begin(rotation, *["a", "b"] * 4)
+    rotation.admit(1, _UDS, "b", ("b",))
+    done, waiting = await asyncio.wait(tasks, timeout=0.2)
+    assert (len(done), len(waiting), rotation.held) == (4, 4, 4)
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
+    assert rotation.held == 0
+    await rotation.retire(1)
+
+
+async def test_names_that_no_longer_count_are_the_engines_business() -> None:
+    rotation = Rotation()
+    rotation.take(CHOICE)
+    rotation.admit(1, _UDS, "a", ("a",))
+    (task,) = await begin(rotation, "b")
+    rotation.take(Terms())
+    assert (await task).generation == 1
+    await rotation.retire(1)
+
+
+async def test_model_that_cannot_be_served_is_refused_until_it_may_be_tried_again() -> None:
+    rotation = Rotation()
+    now = asyncio.get_running_loop().time()
+    refused = Refusal("b failed", "mend it", until=now + 50)
+    rotation.take(CHOICE)
+    waiting = await begin(rotation, "b", "a")
+    rotation.take(replace(CHOICE, refusals={"b": refused}))
+    with pytest.raises(CahootsError, match="b failed") as raised:
+        await waiting[0]
+    assert 49 <= int(raised.value.more["retry_after_s"]) <= 50
+    with pytest.raises(CahootsError, match="b failed"):
+        await rotation.backend(_ask("b"))
+    rotation.take(replace(CHOICE, refusals={"b": replace(refused, until=now)}))
+    with pytest.raises(CahootsError) as late:
+        await rotation.backend(_ask("b", timeout_s=0.01))
+    assert late.value.kind is Kind.TIMED_OUT, "it may be tried again: held"
+    rotation.admit(1, _UDS, "a", ("a",))
+    assert (await waiting[1]).generation == 1
+    await rotation.retire(1)
+
+
+async def test_who_wants_another_model_is_held_while_the_goal_is_refused() -> None:
+    rotation = Rotation()
+    failed = Refusal("a failed", "mend it")
+    rotation.take(replace(CHOICE, refusal=failed, refusals={"a": failed}))
+    for model in ("a", None, "unheard-of"):
+        with pytest.raises(CahootsError, match="a failed"):
+            await rotation.backend(_ask(model))
+    (task,) = await begin(rotation, "b")
+    assert rotation.held == 1
+    rotation.take(Terms(Refusal("stopped", "start it")))
+    with pytest.raises(CahootsError, match="stopped"):
+        await task
+
+
+async def test_quiet_counts_from_the_last_use_and_not_while_there_is_any() -> None:
+    rotation = Rotation()
+    loop = asyncio.get_running_loop()
+    rotation.admit(1, _UDS, "a", ("a",))
+    backend = await rotation.backend(_ask("a"))
+    async with backend.request():
+        assert rotation.quiet_since is None
+        await asyncio.sleep(0.02)
+    ended = rotation.quiet_since
+    assert ended is not None
+    assert loop.time() - ended < 0.01
+    await asyncio.sleep(0.02)
+    async with backend.request(is_use=False):
+        assert rotation.quiet_since is None
+    assert rotation.quiet_since == ended
+    rotation.close(1)
+    (task,) = await begin(rotation, "a")
+    assert rotation.quiet_since is None, "somebody waits"
+    task.cancel()
+    await asyncio.wait([task])
+    await rotation.retire(1)
+
+
+async def test_who_begins_to_wait_is_told_of_and_who_does_not_is_not() -> None:
+    rotation = Rotation()
+    told: list[int] = []
+    rotation.on_wait = lambda: told.append(rotation.held)
+    tasks = await begin(rotation, None, None)
+    rotation.admit(1, _UDS)
+    await asyncio.gather(*tasks)
+    await wait(rotation)
+    assert told == [1, 2]
+    await rotation.retire(1)
