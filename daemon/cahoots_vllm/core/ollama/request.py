@@ -41,8 +41,25 @@ class Asked:
     body: bytes = b""
 
 
-def read_request(route: Route, body: Json, engine_model: str) -> Asked:
-    """Return what is asked for, of the model that the engine knows by `engine_model`.
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model as the engine knows it; its context length in tokens, None: it is not served yet."""
+
+    name: str
+    context_length: int | None
+
+
+def needs_length(route: Route, body: Json) -> bool:
+    """Whether a request can be translated only once the model's context length is known.
+
+    The engine ends a completion that sets no limit after 16 tokens (vLLM 0.32, completion/
+    protocol.py), and refuses one that is above the context length.
+    """
+    return route is Route.GENERATE and body.get("raw") is True and bool(body.get("prompt"))
+
+
+def read_request(route: Route, body: Json, served: Served) -> Asked:
+    """Return what is asked for, of a model that the engine serves.
 
     Raises CahootsError (BAD_REQUEST).
     """
@@ -54,9 +71,10 @@ def read_request(route: Route, body: Json, engine_model: str) -> Asked:
         is_unload = is_generating and _is_zero(body.get("keep_alive"))
         return Asked(route, model, is_stream, is_unload)
     target, fields = made
-    fields = {"model": engine_model, **fields}
+    fields = {"model": served.name, **fields}
     if is_generating:
         fields |= sampling(body.get("options")) | _format(body.get("format"))
+        fields |= _limit(fields.get("max_tokens"), target, served.context_length)
     if is_stream:
         fields |= {"stream": True, "stream_options": {"include_usage": True}}
     return Asked(route, model, is_stream, target=target, body=json.dumps(fields).encode())
@@ -98,8 +116,7 @@ def _raw(body: Json, prompt: str) -> _Made:
         raise wrong(what="raw mode does not support template, system, or context")
     if items(body, "images"):
         raise wrong(what="raw mode does not support images")
-    # Without a limit of its own the engine ends here after 16 tokens.
-    return _COMPLETE_TARGET, {"prompt": prompt, "max_tokens": None}
+    return _COMPLETE_TARGET, {"prompt": prompt}
 
 
 def _embed(body: Json) -> _Made:
@@ -157,6 +174,16 @@ def _format(wanted: object) -> dict[str, object]:
         schema = {"name": "format", "schema": wanted}
         return {"response_format": {"type": "json_schema", "json_schema": schema}}
     raise wrong(what='format must be "json" or a JSON schema')
+
+
+def _limit(wanted: object, target: str, length: int | None) -> dict[str, object]:
+    """Return how many tokens to generate at most: as many as wanted, as Ollama and the engine can.
+
+    The engine clamps a limit to what the prompt leaves.
+    """
+    if isinstance(wanted, int):
+        return {"max_tokens": wanted if length is None else min(wanted, length)}
+    return {"max_tokens": length} if target == _COMPLETE_TARGET and length is not None else {}
 
 
 def _is_zero(keep_alive: object) -> bool:

@@ -1,6 +1,7 @@
 """How long an answer took, in Ollama's terms."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 _NANOSECONDS: Final = 1_000_000_000
@@ -31,3 +32,8 @@ class Times:
         if self.first_at is None:
             del durations["prompt_eval_duration"]
         return {name: max(0, round(s * _NANOSECONDS)) for name, s in durations.items()}
+
+
+def rfc3339(at: datetime) -> str:
+    """Return a time in UTC as Go's JSON writes it; Ollama's clients parse it."""
+    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cahoots_vllm.core.errors import CahootsError, Kind
-from cahoots_vllm.core.ollama.request import Asked, Route, read_request
+from cahoots_vllm.core.ollama.request import Asked, Route, Served, needs_length, read_request
 
 from .test_options import JSON
 
@@ -22,7 +22,7 @@ MEMBERS = (
 
 
 def asked(route: Route, **members: object) -> Asked:
-    return read_request(route, {"model": "m:latest"} | members, "m")
+    return read_request(route, {"model": "m:latest"} | members, Served("m", None))
 
 
 def sent(route: Route, **members: object) -> dict[str, Any]:
@@ -97,12 +97,24 @@ def test_generate_is_a_chat_with_the_system_prompt_first() -> None:
     assert [part["type"] for part in user["content"]] == ["image_url", "text"]
 
 
-def test_raw_generate_is_a_completion_without_the_engines_limit_of_16_tokens() -> None:
-    found = asked(Route.GENERATE, prompt="[INST] x", raw=True, stream=False)
+def test_raw_generate_is_a_completion_as_long_as_the_context() -> None:
+    """Without a limit the engine ends it after 16 tokens, null included: seen of vLLM 0.32."""
+    members: dict[str, object] = {"model": "m", "prompt": "[INST] x", "raw": True, "stream": False}
+    assert needs_length(Route.GENERATE, members)
+    found = read_request(Route.GENERATE, members, Served("m", 2048))
     assert found.target == "/v1/completions"
-    assert json.loads(found.body) == {"model": "m", "prompt": "[INST] x", "max_tokens": None}
-    limited = sent(Route.GENERATE, prompt="x", raw=True, options={"num_predict": 3})
-    assert limited["max_tokens"] == 3
+    assert json.loads(found.body) == {"model": "m", "prompt": "[INST] x", "max_tokens": 2048}
+    options = {"options": {"num_predict": 3}}
+    limited = read_request(Route.GENERATE, members | options, Served("m", 2048))
+    assert json.loads(limited.body)["max_tokens"] == 3
+
+
+def test_limit_above_the_context_is_the_context() -> None:
+    """The engine refuses a higher one: renderers/params.py of vLLM 0.32."""
+    members: dict[str, object] = {"messages": [USER], "options": {"num_predict": 99}}
+    found = read_request(Route.CHAT, members, Served("m", 50))
+    assert json.loads(found.body)["max_tokens"] == 50
+    assert not needs_length(Route.CHAT, members)
 
 
 @pytest.mark.parametrize(
@@ -171,13 +183,17 @@ def test_what_cannot_be_done_is_refused(route: Route, members: dict[str, object]
         asked(route, **members)
 
 
-@given(st.sampled_from(Route), st.dictionaries(st.sampled_from(MEMBERS), JSON))
+@given(
+    st.sampled_from(Route),
+    st.dictionaries(st.sampled_from(MEMBERS), JSON),
+    st.none() | st.integers(1, 9999),
+)
 def test_whatever_is_asked_is_refused_or_becomes_a_request(
-    route: Route, body: dict[str, object]
+    route: Route, body: dict[str, object], length: int | None
 ) -> None:
     found, kind = Asked(route, "m", is_stream=False), Kind.BAD_REQUEST
     try:
-        found = read_request(route, body, "m")
+        found = read_request(route, body, Served("m", length))
     except CahootsError as error:
         kind = error.kind
     assert kind is Kind.BAD_REQUEST
