@@ -16,6 +16,7 @@ from cahoots_vllm.api.handlers import Handlers
 from cahoots_vllm.api.routes import build_routes
 from cahoots_vllm.api.server import ApiServer
 from cahoots_vllm.control.announcer import Announcer
+from cahoots_vllm.control.catalog import Catalog
 from cahoots_vllm.control.effects import Parts
 from cahoots_vllm.control.event_hub import EventHub
 from cahoots_vllm.control.gate import Gate
@@ -121,6 +122,7 @@ class App:
         self._worker_log = WorkerLog(Journal() if has_journal else None)
         gpus = NvmlReader()
         self._supervisor = self._build_supervisor(gpus, logs, keeps_override=keeps_override)
+        self._gateway.speak_ollama(Catalog(self._supervisor, self._rotation))
         self._watch = FileWatch(self._watched_files)
         status = StatusReader(
             supervisor=self._supervisor,

@@ -15,6 +15,8 @@ from fake_vllm.engine import AbortedError, Engine
 from fake_vllm.options import ServeOptions
 from fake_vllm.processes import EngineDeadError
 from fake_vllm.script import Behaviour
+from fake_vllm.tool_calls import ToolParser
+from fake_vllm.tool_calls import refusal as tool_refusal
 
 Json = dict[str, Any]
 
@@ -39,24 +41,48 @@ class _Request:
     is_stream: bool
     wants_usage: bool
     id: str
+    tools: ToolParser | None = None
     emitted: int = 0
 
     def chunk(self, text: str, finish_reason: str | None = None, *, role: bool = False) -> Json:
-        choice: Json = {"index": 0, "logprobs": None, "finish_reason": finish_reason}
-        if self.is_chat:
-            choice["delta"] = ({"role": "assistant"} if role else {}) | {"content": text}
-        else:
-            choice["text"] = text
+        if not self.is_chat:
+            choice = {"index": 0, "logprobs": None, "finish_reason": finish_reason, "text": text}
+            return self._envelope("chat.completion.chunk") | {"choices": [choice]}
+        delta: Json = ({"role": "assistant"} if role else {}) | {"content": text}
+        return self.delta_chunk(delta, finish_reason)
+
+    def delta_chunk(self, delta: Json, finish_reason: str | None = None) -> Json:
+        choice = {"index": 0, "logprobs": None, "finish_reason": finish_reason, "delta": delta}
         return self._envelope("chat.completion.chunk") | {"choices": [choice]}
+
+    def token_chunks(self, token: str) -> list[Json]:
+        if self.tools is None:
+            return [self.chunk(token)]
+        return [self.delta_chunk(delta) for delta in self.tools.take(token)]
+
+    def last_chunk(self) -> Json:
+        return self.delta_chunk({}, self.reason) if self.calls else self.chunk("", self.reason)
+
+    @property
+    def calls(self) -> list[Json]:
+        return self.tools.calls if self.tools is not None else []
+
+    @property
+    def reason(self) -> str:
+        return "tool_calls" if self.calls and self.finish_reason == "stop" else self.finish_reason
 
     def usage_chunk(self) -> Json:
         return self._envelope("chat.completion.chunk") | {"choices": [], "usage": self.usage()}
 
     def whole(self) -> Json:
         text = "".join(self.tokens)
-        choice: Json = {"index": 0, "logprobs": None, "finish_reason": self.finish_reason}
+        if self.tools is not None:
+            for token in self.tokens:
+                self.tools.take(token)
+            text = self.tools.content
+        choice: Json = {"index": 0, "logprobs": None, "finish_reason": self.reason}
         if self.is_chat:
-            choice["message"] = {"role": "assistant", "content": text, "tool_calls": []}
+            choice["message"] = {"role": "assistant", "content": text, "tool_calls": self.calls}
         else:
             choice["text"] = text
         return self._envelope("chat.completion") | {"choices": [choice], "usage": self.usage()}
@@ -115,6 +141,8 @@ class Completions:
             return error(404, "NotFoundError", message, "model")
         if not body.get("messages" if is_chat else "prompt"):
             return error(400, "BadRequestError", "Field required", "messages")
+        if is_chat and (why := tool_refusal(body, self._options)):
+            return error(400, "BadRequestError", why)
         if self.is_draining or self._behaviour.health_200_but_completions_500:
             return internal_error("cannot schedule new futures after shutdown")
         return internal_error(str(EngineDeadError())) if self._engine.is_dead else None
@@ -139,7 +167,8 @@ class Completions:
             if request.is_chat and not request.emitted:
                 await send(request.chunk("", role=True))
             request.emitted += 1
-            await send(request.chunk(token))
+            for chunk in request.token_chunks(token):
+                await send(chunk)
 
         try:
             await self._engine.generate(request.prompt, request.tokens, emit)
@@ -148,7 +177,7 @@ class Completions:
             return
         except AbortedError:
             request.finish_reason = "abort"
-        await send(request.chunk("", request.finish_reason))
+        await send(request.last_chunk())
         self._engine.counters.finished[request.finish_reason] += 1
         if request.wants_usage:
             await send(request.usage_chunk())
@@ -169,6 +198,7 @@ def _parse(body: Json, options: ServeOptions, *, is_chat: bool) -> _Request:
         finish_reason="length" if is_cut else "stop",
         is_stream=bool(body.get("stream")),
         wants_usage=bool((body.get("stream_options") or {}).get("include_usage")),
+        tools=ToolParser() if is_chat and body.get("tools") else None,
         id=("chatcmpl-" if is_chat else "cmpl-") + uuid.uuid4().hex[:16],
     )
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from typing import Final
 
 from aiohttp import StreamReader, web
@@ -55,10 +56,12 @@ class Body:
         """Whether it can be sent as often as need be."""
         return self._rest is None
 
-    def data(self) -> bytes | AsyncIterator[bytes] | None:
+    def data(self) -> bytes | BytesIO | AsyncIterator[bytes] | None:
         """Return what to send."""
         if self._rest is not None:
             return self._stream(self._rest)
+        if len(self.head) > KEPT_BYTES:
+            return BytesIO(self.head)  # aiohttp sends it in pieces, and others have their turn
         return self.head if self._is_there else None
 
     async def _stream(self, rest: StreamReader) -> AsyncIterator[bytes]:
@@ -118,9 +121,10 @@ class Call:
 class BodyReader:
     """Reads bodies, within what may be kept of all of them together."""
 
-    def __init__(self) -> None:
-        """Nothing is kept yet."""
+    def __init__(self, max_bytes: int = KEPT_BYTES) -> None:
+        """A body up to `max_bytes` is kept. Nothing is yet."""
         self.kept_bytes = 0
+        self._max_bytes = max_bytes
 
     async def read(self, request: web.Request, timeout_s: float) -> Body:
         """Return the body, whole if it is small; `release` it afterwards.
@@ -131,7 +135,7 @@ class BodyReader:
         if not request.body_exists:
             return Body(b"", is_there=False)
         content = request.content
-        room = min(KEPT_BYTES, _KEPT_BYTES_OF_ALL - self.kept_bytes)
+        room = min(self._max_bytes, _KEPT_BYTES_OF_ALL - self.kept_bytes)
         if (request.content_length or 0) > room:
             return Body(b"", content)
         parts, size = [], 0

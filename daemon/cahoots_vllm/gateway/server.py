@@ -16,6 +16,8 @@ from cahoots_vllm.core.settings import GatewaySettings
 from cahoots_vllm.gateway.call import REQUEST_ID, request_id
 from cahoots_vllm.gateway.deliver import Deliverer
 from cahoots_vllm.gateway.keys import Guard
+from cahoots_vllm.gateway.ollama.api import OllamaApi
+from cahoots_vllm.gateway.ollama.catalog import Catalog
 from cahoots_vllm.gateway.proxy import RECORD, Proxy
 from cahoots_vllm.gateway.record import End, Record
 from cahoots_vllm.gateway.reply import LeftError
@@ -78,6 +80,7 @@ class GatewayServer:
         self._observers = observers
         self._deliverer = Deliverer(rotation, settings)
         self._proxy = Proxy(self._deliverer, settings, lambda: rotation.terms)
+        self._ollama: OllamaApi | None = None
         self._sites: list[web.SockSite] = []
         self._busy = 0
         self._idle = asyncio.Event()
@@ -90,7 +93,7 @@ class GatewayServer:
         app.router.add_get("/ready", self._ready)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_route(
-            "*", "/{path:.*}", self._proxy.handle, expect_handler=self._answer_expectation
+            "*", "/{path:.*}", self._dispatch, expect_handler=self._answer_expectation
         )
         self._runner = web.AppRunner(
             app,
@@ -104,6 +107,10 @@ class GatewayServer:
         )
         self._listeners = listeners
         self._first = listeners.gateway(settings.listen, settings.port)
+
+    def speak_ollama(self, catalog: Catalog) -> None:
+        """Serve Ollama's API, too, for these models."""
+        self._ollama = OllamaApi(self._deliverer, catalog)
 
     async def start(self) -> None:
         """Answer from now on."""
@@ -153,6 +160,15 @@ class GatewayServer:
     async def stop(self) -> None:
         """Close the sockets and what is left on them."""
         await self._runner.cleanup()
+
+    async def _dispatch(self, request: web.Request) -> web.StreamResponse:
+        base_path = self._proxy.settings.base_path
+        found = self._ollama.find(request, base_path) if self._ollama is not None else None
+        if found is None:
+            return await self._proxy.handle(request)
+        record = request[RECORD]
+        record.route, handle = found
+        return await handle(request, record)
 
     @web.middleware
     async def _count(self, request: web.Request, handler: _Handler) -> web.StreamResponse:

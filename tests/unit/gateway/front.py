@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cahoots_vllm.control.rotation import Rotation
 from cahoots_vllm.core.settings import GatewaySettings
+from cahoots_vllm.gateway.ollama.catalog import Catalog
 from cahoots_vllm.gateway.record import Record
 from cahoots_vllm.gateway.server import GatewayServer
 
@@ -134,8 +135,13 @@ def _listener(path: str | None) -> socket.socket:
 
 @asynccontextmanager
 async def running(
-    settings: GatewaySettings = _DEFAULTS, *, is_unix: bool = False, **changes: float
+    settings: GatewaySettings = _DEFAULTS,
+    *,
+    is_unix: bool = False,
+    catalog: Catalog | None = None,
+    **changes: float,
 ) -> AsyncIterator[Front]:
+    """Run it; with a catalog it speaks Ollama's API, too."""
     with tempfile.TemporaryDirectory(prefix="cahoots-") as directory:
         upstream = Upstream(Path(directory) / "worker-1.sock")
         listener = _listener(f"{directory}/gateway.sock" if is_unix else None)
@@ -147,6 +153,8 @@ async def running(
             Given(listener),
             (records.append,),
         )
+        if catalog is not None:
+            gateway.speak_ollama(catalog)
         await gateway.start()
         server = await asyncio.start_unix_server(upstream.serve, upstream.uds)
         rotation.admit(1, upstream.uds)
