@@ -55,7 +55,8 @@ class Listeners:
     def gateway(self, addresses: tuple[str, ...], port: int) -> list[socket.socket]:
         """Listen on these addresses (core.addresses); return the caller's own copies.
 
-        The others are listened on until `retire`. An IP address that the host lacks is left out.
+        The others are listened on until `retire`. An address whose family the host lacks is left
+        out.
         Raises CahootsError (CONFLICT when a port or path is taken, BAD_SETTINGS when no address is
         left), and nothing has changed then.
         """

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from cahoots_vllm.core.addresses import is_exposed
 from cahoots_vllm.core.errors import CahootsError, Kind
 
 _BACKLOG = 1024
@@ -24,6 +25,7 @@ _PATIENCE: Final = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 6),
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 600_000),
 )
+_IP_FREEBIND = 15  # ip(7), linux/in.h; for IPv6 too
 _SUN_PATH_MAX = 107  # unix(7): 108 bytes with the final zero
 
 
@@ -116,8 +118,9 @@ def _give_to_group(path: Path, group: str) -> None:
 
 
 def listen_tcp(host: str, port: int, *, is_shared: bool = False) -> socket.socket | None:
-    """Listen on an address; None where this host lacks it, or its family. Raises OSError.
+    """Listen on an address; None where this host lacks its family. Raises OSError.
 
+    An address beyond loopback may come later, as docker0's does at boot: it is listened on then.
     `is_shared`: whoever listens on an address that covers it, or is covered by it, may be we
     ourselves, and allows it (SO_REUSEPORT).
     """
@@ -132,6 +135,7 @@ def listen_tcp(host: str, port: int, *, is_shared: bool = False) -> socket.socke
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, is_exposed(host))
         be_patient(listener)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, is_shared)
         listener.bind((host, port))

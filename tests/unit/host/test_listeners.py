@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cahoots_vllm.core.errors import CahootsError, Kind
+from cahoots_vllm.host import sockets
 from cahoots_vllm.host.listeners import Listeners
 
 
@@ -140,12 +141,18 @@ def test_both_loopback_addresses_on_one_port(store: Store) -> None:
     listeners.close()
 
 
-def test_address_the_host_lacks_is_left_out(store: Store) -> None:
+def test_address_whose_family_the_host_lacks_is_left_out(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_six(host: str, port: int, *, is_shared: bool) -> socket.socket | None:
+        return None if ":" in host else sockets.listen_tcp(host, port, is_shared=is_shared)
+
+    monkeypatch.setattr("cahoots_vllm.host.listeners.listen_tcp", without_six)
     listeners = Listeners(store)
     with pytest.raises(CahootsError, match="no such address"):
-        listeners.gateway(("192.0.2.1",), 18999)
-    found = listeners.gateway(("192.0.2.1", "127.0.0.1"), free_port())
-    assert len(found) == 1
+        listeners.gateway(("::1",), free_port())
+    found = listeners.gateway(("::1", "127.0.0.1"), free_port())
+    assert [each.getsockname()[0] for each in found] == ["127.0.0.1"]
     close(*found)
     listeners.close()
 

@@ -1,5 +1,6 @@
 """Listening sockets: mode before anyone can connect, stale files, living owners, taken ports."""
 
+import errno
 import os
 import socket
 import stat
@@ -105,8 +106,21 @@ def test_accepted_connection_notices_a_client_that_is_gone_without_a_word(host: 
     assert found == [60, 10, 6, 600_000]
 
 
-def test_address_the_host_lacks_is_none() -> None:
-    assert listen_tcp("192.0.2.1", 18999) is None
+@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1"])
+def test_address_that_comes_later_is_listened_on_now(host: str) -> None:
+    """As docker0's, which is made after the daemon has started."""
+    listener = listen_tcp(host, 0)
+    assert listener is not None
+    with listener:
+        assert listener.getsockname()[0] == host
+
+
+def test_family_that_the_host_lacks_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> socket.socket:
+        raise OSError(errno.EAFNOSUPPORT, "no such family")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    assert listen_tcp("::1", 1) is None
 
 
 def test_nobody_shares_the_port_afterwards() -> None:
