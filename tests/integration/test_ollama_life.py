@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import ollama
 import pytest
@@ -61,6 +62,33 @@ def test_tool_call_goes_there_and_back(calling: ollama.Client, *, stream: bool) 
 
 def test_capabilities_follow_the_profile(calling: ollama.Client) -> None:
     assert calling.show(MODEL).capabilities == ["completion", "tools"]
+
+
+def test_profiles_are_listed_and_answer_on_demand(daemon: Daemon) -> None:
+    daemon.configure(gateway={"on_demand": "profiles", "min_stay_s": 0})
+    daemon.start_ready()
+    with ollama.Client(f"http://localhost:{daemon.port}") as client:
+        names = [model.model for model in client.list().models]
+        assert names[0] == MODEL
+        assert "org/b" in names
+        assert [model.model for model in client.ps().models] == [MODEL]
+        answer = client.chat("org/b:latest", [USER])
+        assert (answer.model, answer.message.content) == ("org/b:latest", "fake: one two three")
+        assert [model.model for model in client.ps().models] == ["org/b"]
+        assert client.chat(MODEL).done_reason == "load"
+        assert [model.model for model in client.ps().models] == [MODEL]
+
+
+def test_idle_model_expires_and_is_not_listed_as_loaded(daemon: Daemon) -> None:
+    daemon.configure(gateway={"idle_stop_s": 2})
+    daemon.start_ready()
+    with ollama.Client(f"http://localhost:{daemon.port}") as client:
+        (loaded,) = client.ps().models
+        assert loaded.expires_at is not None
+        assert loaded.expires_at <= datetime.now(UTC) + timedelta(seconds=2)
+        wait_for(lambda: not client.ps().models, what="it is unloaded")
+        assert [model.model for model in client.list().models] == [MODEL]
+        assert client.chat(MODEL, [USER]).message.content == "fake: one two three"
 
 
 def test_load_waits_until_the_model_is_there(daemon: Daemon) -> None:

@@ -1,6 +1,7 @@
 """The engine's answers as Ollama's clients get them."""
 
 import json
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +15,12 @@ from cahoots_vllm.core.ollama.request import Asked, Route
 from cahoots_vllm.core.ollama.sse import EventReader
 from cahoots_vllm.core.ollama.times import Times
 
+from .test_options import JSON
+
+MEMBERS = (
+    "choices", "usage", "error", "message", "delta", "content", "text", "reasoning", "tool_calls",
+    "index", "function", "arguments", "finish_reason", "logprobs", "data", "embedding", "detail",
+)  # fmt: skip
 TIMES = Times(asked_at=100.0, loaded_s=2.0, first_at=102.5, ended_at=104.0)
 UNSEEN = Times(asked_at=100.0, loaded_s=2.0, first_at=None, ended_at=104.0)
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
@@ -184,6 +191,20 @@ def test_stream_says_the_same_however_it_is_cut(text: str, cuts: list[int]) -> N
     ]
     assert "".join(said(line)["content"] for line in lines) == text
     assert (answer.finish_reason, answer.usage) == ("stop", USAGE)
+
+
+@given(st.dictionaries(st.sampled_from(MEMBERS), JSON), st.sampled_from(Route))
+def test_whatever_the_engine_sends_is_an_answer_or_its_error(
+    event: dict[str, object], route: Route
+) -> None:
+    asked = Asked(route, "m", is_stream=True)
+    with suppress(CahootsError):
+        json.dumps(streamed(asked, event, {"choices": [event]}, {"choices": [{"delta": event}]}))
+    json.dumps(Answer(asked).whole(event, TIMES))
+    json.dumps(Answer(asked).whole({"choices": [{"message": event}]}, TIMES))
+    json.dumps(embedded(asked, event, TIMES))
+    status, text = refusal(asked, 400, event)
+    assert (status, isinstance(text, str)) == (400, True)
 
 
 def test_events_with_carriage_returns_and_several_data_lines() -> None:
