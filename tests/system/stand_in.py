@@ -29,7 +29,7 @@ _DROP_IN = f"""\
 Environment=FAKE_NVML={_DATA}/gpus.json
 """
 _LIBRARIES = "/usr/lib/cahoots-vllm/venv/lib/python3.11/site-packages"
-_CONFIG = """\
+CONFIG = """\
 [worker]
 stop_grace_s = 1.0
 health_interval_s = 0.2
@@ -75,7 +75,7 @@ def put_in(machine: Machine) -> StandIn:
     machine.run(["install", "-d", "-o", USER, "-g", USER, f"/var/lib/{USER}", _DATA])
     machine.systemctl("daemon-reload")
     service = StandIn(machine, model="org/a")
-    service.write_config("cahoots-vllm.toml", _CONFIG)
+    service.write_config("cahoots-vllm.toml", CONFIG)
     for name in ("a", "b"):
         machine.write(f"/srv/models/{name}/config.json", '{"max_position_embeddings": 2048}')
         machine.write(f"/srv/models/{name}/model.safetensors", "weights")
