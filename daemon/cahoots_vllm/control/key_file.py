@@ -1,5 +1,6 @@
 """The keys that clients of the gateway must have, from wherever they were written."""
 
+import os
 import stat
 from pathlib import Path
 
@@ -43,15 +44,20 @@ def read_key_file(path: Path) -> tuple[str, ...]:
 
 def _refuse_open(path: Path) -> None:
     try:
-        mode = stat.S_IMODE(path.stat().st_mode)
+        info = path.stat()
     except OSError:
         return  # it was there a moment ago: the next reading says it
-    if mode & stat.S_IROTH:
-        raise CahootsError(
-            Kind.BAD_SETTINGS,
-            f"cannot use {_WHAT} {path}: every user of this host may read them (mode {mode:04o})",
-            f"chmod o= {path}, then cahootsctl reload",
-        )
+    if not info.st_mode & stat.S_IROTH:
+        return
+    mode = stat.S_IMODE(info.st_mode)
+    # Whom it would be closed to then may be us.
+    is_ours = info.st_uid == os.geteuid() or info.st_gid == os.getegid()
+    group = "" if is_ours else f"chgrp {os.getegid()} {path} && "
+    raise CahootsError(
+        Kind.BAD_SETTINGS,
+        f"cannot use {_WHAT} {path}: every user of this host may read them (mode {mode:04o})",
+        f"{group}chmod o= {path}, then cahootsctl reload",
+    )
 
 
 def refuse_keyless(gateway: GatewaySettings, config_path: Path) -> None:
