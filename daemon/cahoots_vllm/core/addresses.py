@@ -1,6 +1,7 @@
 """Where the gateway listens, and who is known by name there: IP addresses and Unix sockets."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
@@ -73,6 +74,7 @@ def host_of(netloc: str) -> str:
     return host.partition(":")[0].lower()
 
 
+@lru_cache(maxsize=256)  # asked of every request, nearly always of the same few
 def is_own_name(host: str) -> bool:
     """Whether a host of a URL can only mean this host or its network: no web page has such a name.
 

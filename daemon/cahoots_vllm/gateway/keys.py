@@ -51,7 +51,7 @@ class Guard:
         if origin and not self._is_welcome(origin, request):
             return _refuse_page(request, origin)
         if not self.settings.api_keys:
-            return None if self._is_own_host(request.host) else _refuse_host(request)
+            return None if self._is_own_host(_host(request)) else _refuse_host(request)
         if origin and _is_preflight(request):  # browsers send no key with it
             return _allow(request, origin)
         return None if is_known(_keys(request), self.settings.api_keys) else _ask_for_key(request)
@@ -61,7 +61,7 @@ class Guard:
         known = self.settings.origins
         place = origin.lower().partition("://")[2]
         is_known_one = "*" in known or origin.lower() in known
-        return is_known_one or is_loopback_name(host_of(place)) or place == request.host.lower()
+        return is_known_one or is_loopback_name(host_of(place)) or place == _host(request).lower()
 
     def _is_own_host(self, host: str) -> bool:
         """Whether no web page's name was bent to our address (DNS rebinding)."""
@@ -75,6 +75,11 @@ class Guard:
 def _is_unix(request: web.Request) -> bool:
     connection = request.transport.get_extra_info("socket") if request.transport else None
     return connection is not None and connection.family == socket.AF_UNIX
+
+
+def _host(request: web.Request) -> str:
+    """Return the Host header; aiohttp's `host` may ask the DNS for our own name in its place."""
+    return request.headers.get("Host", "")
 
 
 def _is_open(request: web.Request) -> bool:
@@ -130,7 +135,7 @@ def _refuse_page(request: web.Request, origin: str) -> web.Response:
 
 
 def _refuse_host(request: web.Request) -> web.Response:
-    name = host_of(request.host)[:200]
+    name = host_of(_host(request))[:200]
     message = f"cannot serve requests for the host {name!r}: a web page may have made it up"
     remedy = f'use localhost, or add "http://{name}" to gateway.origins in cahoots-vllm.toml'
     return _refuse(request, message, remedy)

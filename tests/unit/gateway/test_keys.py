@@ -164,6 +164,11 @@ async def test_own_names_are_served(host: str) -> None:
         assert status(await front.send(ask(host=host))) == 200
 
 
+async def test_client_that_names_no_host_is_served() -> None:
+    async with running() as front:
+        assert status(await front.send(b"GET /v1/models HTTP/1.0\r\n\r\n")) == 200
+
+
 async def test_with_a_key_every_host_is_served() -> None:
     async with running(KEYED) as front:
         assert status(await front.send(ask(f"X-Api-Key: {KEY}", host="box.lan"))) == 200
