@@ -3,49 +3,20 @@
 import asyncio
 import json
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import ollama
 import pytest
 
 from cahoots_vllm.control.terms import Refusal, Terms
-from cahoots_vllm.core.launch import LaunchSpec
-from cahoots_vllm.core.ollama.request import Served
-from cahoots_vllm.core.ollama.views import Model, ModelCard
 from cahoots_vllm.gateway import call, deliver
 from cahoots_vllm.gateway.record import End
 from unit.gateway.front import PAUSE, Front, get, running
 
+from .models import NOW, Models
+
 USER = {"role": "user", "content": "Hi"}
-NOW = datetime(2026, 11, 26, tzinfo=UTC)
 USAGE = {"prompt_tokens": 5, "completion_tokens": 2}
-
-
-@dataclass
-class Models:
-    """One model, `m`."""
-
-    is_on_cpu: bool = True
-    context_length: int | None = 100
-    asked: list[str] = field(default_factory=list)
-
-    def served(self, name: str) -> Served | None:
-        self.asked.append(name)
-        return Served("m", self.context_length) if name in ("m", "m:latest") else None
-
-    async def models(self) -> list[Model]:
-        return [Model("m", LaunchSpec("m", "m", "/engine"), ModelCard(), NOW)]
-
-    async def loaded(self) -> list[Model]:
-        return await self.models()
-
-    async def find(self, name: str) -> Model | None:
-        return (await self.models())[0] if name == "m" else None
-
-    def expires_at(self) -> datetime:
-        return NOW
 
 
 def connected(front: Front) -> ollama.AsyncClient:
