@@ -13,10 +13,12 @@ import pytest
 from cahoots_vllm.core.engine_routes import find_route
 
 from .front import OK, Front, get, running
+from .ollama.models import Models
 
 _CASES = int(os.environ.get("CAHOOTS_FUZZ_CASES", "1500"))
 _AT_ONCE = 50
 _BODY = b'{"model":"a","messages":[{"role":"user","content":"x"}],"stream":true}'
+_CHAT = b'{"model":"m","messages":[{"role":"user","content":"x","images":["A"]}],"think":true}'
 _CHUNKED = b'Transfer-Encoding: chunked\r\n\r\n4\r\n{"a"\r\n3\r\n:1}\r\n0\r\n\r\n'
 _SEEDS = (
     get(),
@@ -24,6 +26,9 @@ _SEEDS = (
     get("/v1/messages", method="POST")[:-2] + _CHUNKED,
     get("/v1/realtime", "Upgrade: websocket", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
         "Sec-WebSocket-Version: 13").replace(b"close", b"Upgrade"),
+    get("/api/chat", f"Content-Length: {len(_CHAT)}", method="POST") + _CHAT,
+    get("/v1/api/generate", method="POST")[:-2] + _CHUNKED,
+    get("/api/tags") + get("/", method="HEAD") + get("/api/pull", method="POST"),
     get("/health") + get("/ready") + get("/sleep", method="POST"),
     get("/v1/x", "Expect: 100-continue", "Content-Length: 3", method="PUT") + b"abc",
 )  # fmt: skip
@@ -77,7 +82,7 @@ async def throw(front: Front, seed: int) -> None:
 @pytest.mark.timeout(600)
 async def test_garbled_requests_change_nothing(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    async with running(hold_max=50) as front:
+    async with running(catalog=Models(), hold_max=50) as front:
         for begin in range(0, _CASES, _AT_ONCE):
             seeds = range(begin, min(begin + _AT_ONCE, _CASES))
             await asyncio.gather(*(throw(front, seed) for seed in seeds))

@@ -3,49 +3,20 @@
 import asyncio
 import json
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import ollama
 import pytest
 
 from cahoots_vllm.control.terms import Refusal, Terms
-from cahoots_vllm.core.launch import LaunchSpec
-from cahoots_vllm.core.ollama.request import Served
-from cahoots_vllm.core.ollama.views import Model, ModelCard
-from cahoots_vllm.gateway import deliver
+from cahoots_vllm.gateway import call, deliver
 from cahoots_vllm.gateway.record import End
 from unit.gateway.front import PAUSE, Front, get, running
 
+from .models import NOW, Models
+
 USER = {"role": "user", "content": "Hi"}
-NOW = datetime(2026, 11, 26, tzinfo=UTC)
 USAGE = {"prompt_tokens": 5, "completion_tokens": 2}
-
-
-@dataclass
-class Models:
-    """One model, `m`."""
-
-    is_on_cpu: bool = True
-    context_length: int | None = 100
-    asked: list[str] = field(default_factory=list)
-
-    def served(self, name: str) -> Served | None:
-        self.asked.append(name)
-        return Served("m", self.context_length) if name in ("m", "m:latest") else None
-
-    async def models(self) -> list[Model]:
-        return [Model("m", LaunchSpec("m", "m", "/engine"), ModelCard(), NOW)]
-
-    async def loaded(self) -> list[Model]:
-        return await self.models()
-
-    async def find(self, name: str) -> Model | None:
-        return (await self.models())[0] if name == "m" else None
-
-    def expires_at(self) -> datetime:
-        return NOW
 
 
 def connected(front: Front) -> ollama.AsyncClient:
@@ -214,6 +185,21 @@ async def test_held_stream_that_is_refused_after_a_sign_of_life_gets_an_error_li
             await anext(aiter(stream))
 
 
+async def test_raw_prompt_that_waits_in_vain_gets_an_error_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(deliver, "_ALIVE_EVERY_S", 0.01)
+    async with running(catalog=Models(context_length=None)) as front:
+        front.rotation.close(1)
+        asking = asyncio.create_task(ask(front, "/api/generate", prompt="a", raw=True))
+        await asyncio.sleep(0.1)
+        front.rotation.take(Terms(refusal=Refusal("it failed", "mend it")))
+        head, lines = await asking
+        assert front.records[0].end is End.REFUSED
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert lines == [{"error": "it failed; mend it"}]
+
+
 async def test_raw_prompt_is_limited_by_the_length_of_the_worker_that_comes() -> None:
     models = Models(context_length=None)
     async with running(catalog=models) as front:
@@ -231,13 +217,17 @@ async def test_raw_prompt_is_limited_by_the_length_of_the_worker_that_comes() ->
     assert json.loads(front.upstream.bodies[0])["max_tokens"] == 77
 
 
-async def test_body_with_images_is_taken_whole_and_one_too_large_refused() -> None:
+async def test_bodies_with_images_are_taken_whole_and_one_too_large_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     image = "iVBO" * 700_000
+    monkeypatch.setattr(call, "_KEPT_BYTES_OF_ALL", 4_000_000)  # one at a time
     async with running(catalog=Models()) as front:
         front.upstream.answer = whole({"choices": [{"message": {"content": "a cat"}}]})
         message = USER | {"images": [image]}
-        _, (line,) = await ask(front, messages=[message], stream=False)
-        assert line["message"]["content"] == "a cat"
+        for _ in range(2):
+            _, (line,) = await ask(front, messages=[message], stream=False)
+            assert line["message"]["content"] == "a cat"
         assert image.encode() in front.upstream.bodies[0]
         reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
         writer.write(get("/api/chat", f"Content-Length: {33 * 1024 * 1024}", method="POST"))
