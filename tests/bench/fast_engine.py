@@ -1,10 +1,10 @@
-"""An engine that costs next to nothing: streaming chats of ready-made events, for measuring proxies.
+"""An engine that costs next to nothing: streaming chats of ready-made events, to measure proxies.
 
     python tests/bench/fast_engine.py --uds PATH [--first-ms 20 --step-ms 10] [--burst N]
 
-Without `--step-ms` events go out as fast as the reader takes them; with it each open stream gets one
-event a step, as vLLM does it. One HTTP chunk an event of 225 bytes (VLLM.md, 6). Prints the TCP port
-it listens on as well, for measuring without a proxy what a proxy's client sees.
+Without `--step-ms` events go out as fast as the reader takes them; with it each open stream gets
+one event a step, as vLLM does it. One HTTP chunk an event of 225 bytes (VLLM.md, 6). Prints the TCP
+port it listens on as well: what a client sees without any proxy.
 """
 
 import argparse
@@ -114,7 +114,9 @@ class Connection(asyncio.Protocol):
     def _answer(self, head: bytes, body: bytes) -> None:
         assert self._transport is not None
         if head.startswith(b"GET"):
-            form = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+            form = (
+                b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+            )
             self._transport.write(form % len(_MODELS) + _MODELS)
             return
         found = _MAX_TOKENS.search(body)

@@ -1,6 +1,7 @@
 """The gateway alone in a process: no supervisor, one worker in rotation from the start.
 
-    python tests/bench/gateway_process.py --uds PATH [--loop uvloop] [--profile FILE]
+    PYTHONPATH=daemon python tests/bench/gateway_process.py --uds PATH [--loop uvloop]
+        [--profile FILE]
 
 Prints the port. `--profile` writes cProfile's statistics at SIGTERM.
 """
@@ -15,11 +16,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "daemon"))
-
-from cahoots_vllm.control.rotation import Rotation  # noqa: E402 (needs the path above)
-from cahoots_vllm.core.settings import GatewaySettings  # noqa: E402 (as above)
-from cahoots_vllm.gateway.server import GatewayServer  # noqa: E402 (as above)
+from cahoots_vllm.control.rotation import Rotation
+from cahoots_vllm.core.settings import GatewaySettings
+from cahoots_vllm.gateway.server import GatewayServer
 
 
 @dataclass

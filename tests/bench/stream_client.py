@@ -1,12 +1,12 @@
 """A client of streaming chats that costs far less than what it measures: it parses nothing.
 
-It looks for the first `data:` of an answer (time to first token), counts them, and knows an answer's
-end by the last HTTP chunk.
+It looks for the first `data:` of an answer (time to first token), counts them, and knows an
+answer's end by the last HTTP chunk.
 """
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,6 +25,7 @@ class Sample:
     events: int = 0
     wall_s: float = 0.0
     failures: int = 0
+    proxy_cpu_s: float = 0.0
 
 
 def chat_request(model: str, tokens: int) -> bytes:
@@ -45,10 +46,10 @@ def chat_request(model: str, tokens: int) -> bytes:
 class _Chat(asyncio.Protocol):
     """One kept-alive connection: asks as long as there is something to ask."""
 
-    def __init__(self, request: bytes, turns: Iterator[int], sample: Sample) -> None:
+    def __init__(self, requests: Iterator[bytes], sample: Sample) -> None:
         self.done = asyncio.get_running_loop().create_future()
         self._time = asyncio.get_running_loop().time
-        self._request, self._turns, self._sample = request, turns, sample
+        self._requests, self._sample = requests, sample
         self._transport: asyncio.Transport | None = None
         self._asked_at = 0.0
         self._has_first = False
@@ -61,12 +62,13 @@ class _Chat(asyncio.Protocol):
     def ask(self) -> None:
         """Send the next request, or end."""
         assert self._transport is not None
-        if next(self._turns, None) is None:
+        request = next(self._requests, None)
+        if request is None:
             self._transport.close()
             return
         self._has_first, self._tail = False, b""
         self._asked_at = self._time()
-        self._transport.write(self._request)
+        self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
         seen = self._tail + data
@@ -87,15 +89,18 @@ class _Chat(asyncio.Protocol):
 
 
 async def measure(
-    address: Address, request: bytes, *, concurrency: int, requests: int
+    address: Address, requests: Sequence[bytes], concurrency: int, stagger_s: float = 0.0
 ) -> Sample:
-    """Ask so often, so many at a time, and return what was seen."""
+    """Send all requests, so many at a time, and return what was seen.
+
+    `stagger_s`: from the first request of one connection to that of the next.
+    """
     loop = asyncio.get_running_loop()
     sample = Sample()
-    turns = iter(range(requests))
+    turns = iter(requests)
 
     def chat() -> _Chat:
-        return _Chat(request, turns, sample)
+        return _Chat(turns, sample)
 
     chats = []
     for _ in range(concurrency):
@@ -105,8 +110,8 @@ async def measure(
             _, made = await loop.create_connection(chat, "127.0.0.1", address)
         chats.append(made)
     begun = loop.time()
-    for each in chats:
-        each.ask()
+    for number, each in enumerate(chats):
+        loop.call_later(number * stagger_s, each.ask)
     async with asyncio.timeout(_DEADLINE_S):
         await asyncio.gather(*(each.done for each in chats))
     sample.wall_s = loop.time() - begun

@@ -1,6 +1,5 @@
-"""The programs that the overhead bench measures: engines, the gateway, HAProxy; ended on leaving."""
+"""The programs that the overhead bench measures: engines, gateways, HAProxy; ended on leaving."""
 
-import asyncio
 import os
 import shutil
 import signal
@@ -41,23 +40,32 @@ class Target:
 
     name: str
     address: Address
+    # None: not a proxy.
+    pid: int | None = None
+
+    def cpu_s(self) -> float:
+        """Return the seconds of CPU that the proxy has used."""
+        if self.pid is None:
+            return 0.0
+        text = Path(f"/proc/{self.pid}/stat").read_text()
+        fields = text[text.rindex(")") + 2 :].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
 class How:
     """Which gateway is measured: a checkout's `daemon` directory, and the event loop."""
 
+    name: str
     daemon: Path
-    loop: str
-    python: str = sys.executable
-    profile: Path | None = None
+    loop: str = "asyncio"
 
 
 @contextmanager
 def fast_engine(directory: Path, *options: str) -> Iterator[tuple[Path, int]]:
     """Run the stand-in; give its socket and its port."""
     uds = directory / "fast.sock"
-    with _running([sys.executable, _HERE / "fast_engine.py", "--uds", uds, *options]) as port:
+    with _running([sys.executable, _HERE / "fast_engine.py", "--uds", uds, *options]) as (port, _):
         try:
             yield uds, port
         finally:
@@ -68,7 +76,7 @@ def fast_engine(directory: Path, *options: str) -> Iterator[tuple[Path, int]]:
 def real_engine(directory: Path, engine: Path, model: Path) -> Iterator[Path]:
     """Run `vllm serve` on a Unix socket; give the socket once it answers."""
     uds = directory / "real.sock"
-    command = [
+    command: list[str | Path] = [
         engine / "bin" / "vllm", "serve", model, "--served-model-name", "real", "--uds", uds,
         "--enforce-eager", "--max-model-len", "2048", "--kv-cache-memory-bytes", "512M",
         "--disable-uvicorn-access-log",
@@ -104,32 +112,31 @@ def _wait_healthy(uds: Path, process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def targets(directory: Path, uds: Path, how: How, tcp: int | None = None) -> Iterator[list[Target]]:
+def targets(
+    directory: Path, uds: Path, gateways: tuple[How, ...], tcp: int | None = None
+) -> Iterator[list[Target]]:
     """Run the proxies before an engine; give all that can be asked, HAProxy where there is one."""
     with ExitStack() as stack:
         found = [Target("direct, Unix socket", str(uds))]
         if tcp is not None:
             found.append(Target("direct, TCP", tcp))
-        found.append(Target("gateway", stack.enter_context(_gateway(uds, how))))
+        found += (Target(how.name, *stack.enter_context(_gateway(uds, how))) for how in gateways)
         haproxy = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
         if haproxy is not None:
-            port = stack.enter_context(_haproxy(haproxy, directory, uds))
-            found.append(Target("HAProxy", port))
+            found.append(Target("HAProxy", *stack.enter_context(_haproxy(haproxy, directory, uds))))
         yield found
 
 
 @contextmanager
-def _gateway(uds: Path, how: How) -> Iterator[int]:
-    command = [how.python, _HERE / "gateway_process.py", "--uds", uds, "--loop", how.loop]
-    if how.profile is not None:
-        command += ["--profile", how.profile]
+def _gateway(uds: Path, how: How) -> Iterator[tuple[int, int]]:
+    command = [sys.executable, _HERE / "gateway_process.py", "--uds", uds, "--loop", how.loop]
     env = {**os.environ, "PYTHONPATH": str(how.daemon)}
-    with _running(command, env) as port:
-        yield port
+    with _running(command, env) as found:
+        yield found
 
 
 @contextmanager
-def _haproxy(executable: str, directory: Path, uds: Path) -> Iterator[int]:
+def _haproxy(executable: str, directory: Path, uds: Path) -> Iterator[tuple[int, int]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -138,7 +145,7 @@ def _haproxy(executable: str, directory: Path, uds: Path) -> Iterator[int]:
     process = subprocess.Popen([executable, "-db", "-q", "-f", config])
     try:
         _wait_listening(port)
-        yield port
+        yield port, process.pid
     finally:
         process.kill()
         process.wait(10)
@@ -156,12 +163,12 @@ def _wait_listening(port: int) -> None:
 
 
 @contextmanager
-def _running(command: list[object], env: dict[str, str] | None = None) -> Iterator[int]:
-    """Run a program that prints its port first."""
+def _running(command: list[object], env: dict[str, str] | None = None) -> Iterator[tuple[int, int]]:
+    """Run a program that prints its port first; give that and its pid."""
     process = subprocess.Popen([str(c) for c in command], env=env, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
-        yield int(process.stdout.readline())
+        yield int(process.stdout.readline()), process.pid
     finally:
         process.terminate()
         process.wait(10)
