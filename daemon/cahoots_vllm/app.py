@@ -56,7 +56,7 @@ from cahoots_vllm.host.listeners import Listeners
 from cahoots_vllm.host.notify import Notifier, watchdog_period_s
 from cahoots_vllm.host.paths import Paths
 from cahoots_vllm.host.watch import FileWatch
-from cahoots_vllm.request_log import log_request
+from cahoots_vllm.request_log import RequestLog
 from cahoots_vllm.story import Story
 from cahoots_vllm.watchdog import feed_watchdog
 from cahoots_vllm.worker.leftovers import end_leftovers, end_marked
@@ -111,7 +111,10 @@ class App:
         figures = GatewayMetrics()
         try:
             self._gateway = GatewayServer(
-                self._rotation, settings.gateway, self._listeners, (log_request, figures.count)
+                self._rotation,
+                settings.gateway,
+                self._listeners,
+                (RequestLog().tell, figures.count),
             )
         except CahootsError:
             control.close()

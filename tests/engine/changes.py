@@ -34,6 +34,21 @@ def restart(daemon: Daemon) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def memory_step(daemon: Daemon) -> None:
+    """Ask for less memory than the model's cache needs: the start fails, and steps up by itself."""
+    profile = Path(daemon.env["XDG_CONFIG_HOME"]) / "cahoots-vllm" / "models.d"
+    path = profile / f"{daemon.status()['model']['serving'].lower()}.toml"
+    was, before = path.read_text(), daemon.status()["worker"]["generation"]
+    path.write_text(was.replace('kv-cache-memory-bytes = "256M"', "gpu-memory-utilization = 0.02"))
+    done = daemon.ctl("reload")
+    assert done.returncode == 0, done.stderr
+    assert daemon.status()["worker"]["generation"] > before + 1, "no start failed"
+    path.write_text(was)
+    daemon.ctl("memory", "reset")
+    done = daemon.ctl("reload")
+    assert done.returncode == 0, done.stderr
+
+
 def kill_engine_core(daemon: Daemon) -> None:
     """SIGKILL of EngineCore."""
     _kill(daemon, "VLLM::EngineCore")
@@ -69,6 +84,7 @@ CHANGES: dict[str, Callable[[Daemon], None]] = {
     "swap": swap,
     "reload": reload,
     "restart": restart,
+    "memory step": memory_step,
     "SIGKILL of EngineCore": kill_engine_core,
     "SIGKILL of the worker": kill_worker,
     "SIGKILL of the API server": kill_api_server,

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from cahoots_vllm.gateway.record import End, Record, Usage
-from cahoots_vllm.request_log import log_request
+from cahoots_vllm.request_log import RequestLog
 
 
 def record(**changes: object) -> Record:
@@ -35,10 +35,29 @@ async def test_line_of_a_request(
     caplog: pytest.LogCaptureFixture, changes: dict[str, object], level: str, expected: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    log_request(record(**changes))
+    RequestLog().tell(record(**changes))
     (entry,) = [each for each in caplog.records if each.name == "cahoots_vllm"]
     assert entry.levelname == level
     said = entry.getMessage()
     assert said.startswith("request id-1: POST /")
     assert said.endswith(expected)
     assert vars(entry)["fields"]["CAHOOTS_REQUEST"] == "id-1"
+
+
+async def test_flood_of_requests_is_bounded_and_counted(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    now = 1000.0
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
+    log = RequestLog()
+    for _ in range(2000):
+        log.tell(record())
+    assert len(caplog.records) == 500
+    log.tell(record(is_suspect=True, end=End.REFUSED, status=503))
+    assert caplog.records[-1].levelname == "WARNING"
+    assert caplog.records[-1].getMessage().endswith("(1500 requests before it are not shown)")
+    now += 1
+    for _ in range(100):
+        log.tell(record())
+    assert len(caplog.records) == 500 + 1 + 50
