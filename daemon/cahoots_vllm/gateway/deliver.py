@@ -74,7 +74,8 @@ class Deliverer:
         )
 
     async def _send(self, call: Call, reply: Reply, record: Record, trial: Trial) -> None:
-        await _alive(trial.wait(), call, reply)
+        if trial.is_needed:  # a task for nothing otherwise, and the body parsed, for every stream
+            await _alive(trial.wait(), call, reply)
         backend = await self.worker(call, reply, record)
         trial.begin(call, backend)
         record.deliveries += 1

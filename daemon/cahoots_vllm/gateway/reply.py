@@ -47,6 +47,13 @@ class Reply(Protocol):
         ...
 
 
+class _Answer(web.StreamResponse):
+    """Its head goes out with the first part of its body: one segment before the first token."""
+
+    # aiohttp's own, as in its web.Response: without it a head is sent by itself, at once.
+    _send_headers_immediately = False
+
+
 class PassReply:
     """Passes the engine's answer through, byte for byte."""
 
@@ -76,7 +83,7 @@ class PassReply:
             self._error = [] if status >= HTTPStatus.BAD_REQUEST else None
             return
         passed = end_to_end(headers)
-        await self._prepare(web.StreamResponse(status=status, reason=reason, headers=passed))
+        await self._prepare(_Answer(status=status, reason=reason, headers=passed))
 
     async def _prepare(self, response: web.StreamResponse) -> None:
         response.headers[REQUEST_ID] = self._id

@@ -31,7 +31,7 @@ class Trial:
     def __init__(self, trials: "Trials", deaths: int) -> None:
         """`deaths`: in so many it was in flight."""
         self._trials = trials
-        self._is_needed = deaths > 0
+        self.is_needed = deaths > 0
         self._has_turn = False
         self._backend: Backend | None = None
         self._aboard: Backend | None = None
@@ -39,7 +39,7 @@ class Trial:
 
     async def wait(self) -> None:
         """Return when it is this one's turn."""
-        if not self._is_needed:
+        if not self.is_needed:
             return
         self._trials.waiting += 1
         try:
