@@ -100,7 +100,8 @@ class DemandWatch:
         if self._operations.running is not None:
             self._look_at(now + _LOOK_S)
             return
-        if self._goes_home(settings, now):
+        home_at = self._home_at(settings)
+        if home_at is not None and home_at <= now:
             home = settings.home_model
             self._demand(home, f"going back to {home}: {turn.goal.model} cannot be served")
             return
@@ -117,14 +118,15 @@ class DemandWatch:
         if ends_at is not None and ends_at <= now:
             self._send(Unload(settings.gateway.idle_stop_s))
             return
-        self._look_at(min((at for at in (choice.look_at, ends_at) if at is not None), default=None))
+        ats = (choice.look_at, ends_at, home_at)
+        self._look_at(min((at for at in ats if at is not None), default=None))
 
-    def _goes_home(self, settings: Settings, now: float) -> bool:
-        """Whether what requests asked for has failed, and what people want may be tried instead."""
+    def _home_at(self, settings: Settings) -> float | None:
+        """Return from when on to try what people want: what requests asked for has failed."""
         if settings.demanded is None or not self._state.is_failed:
-            return False
+            return None
         setback = self._setbacks.get(settings.home_model)
-        return setback is None or setback.until <= now
+        return 0.0 if setback is None else setback.until
 
     def _oldest(self, turn: Turn) -> tuple[float | None, dict[str, float]]:
         """Return since when the oldest requests wait: for the goal, and for each other model."""
