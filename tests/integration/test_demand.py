@@ -1,5 +1,7 @@
 """A request that names another profile's model gets it: swaps on demand."""
 
+import os
+import signal
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -148,6 +150,20 @@ def test_model_that_does_not_start_is_refused_and_others_are_served(daemon: Daem
     daemon.configure(gateway={"on_demand": "profiles", "min_stay_s": 0.1})
     daemon.change("reload")
     assert model_of(daemon.chat("x", "org/b")) == "org/b", "the settings are others"
+
+
+def test_model_asked_for_that_fails_for_good_gives_way_to_the_configured_one(
+    daemon: Daemon,
+) -> None:
+    daemon.play(Behaviour(), Behaviour(), Behaviour(log="hub_auth", die_at="config"), Behaviour())
+    serve(daemon)
+    assert model_of(daemon.chat("x", "org/b")) == "org/b"
+    os.kill(daemon.main_pid(), signal.SIGKILL)
+    daemon.wait_generation(4)
+    model = daemon.status()["model"]
+    assert (model["serving"], model["demanded"]) == ("org/a", None)
+    assert "going back to org/a: org/b cannot be served" in texts(daemon)
+    assert daemon.chat("x", "org/b").status == 503
 
 
 def test_person_goes_first_and_a_stop_is_a_stop(asked: Daemon) -> None:

@@ -93,10 +93,8 @@ class Announcer:
             }
             self._events.publish(EventType.PROGRESS, details)
 
-    def demanded(self, model: str, *, is_swap: bool) -> None:
-        """Publish that requests make a model start, in place of another one or of none."""
-        what = "swapping to" if is_swap else "loading"
-        text = f"{what} {model}: asked for by a request"
+    def demanded(self, model: str, text: str) -> None:
+        """Publish why a model is started that no person has asked for just now."""
         self._events.publish(EventType.DEMAND, {"model": model, "text": text})
 
     def operation(self, operation: Operation) -> None:

@@ -36,10 +36,10 @@ class DemandWatch:
         self,
         rotation: Rotation,
         operations: Operations,
-        demand: Callable[[str], None],
+        demand: Callable[[str, str], None],
         send: Callable[[Unload | Wake], None],
     ) -> None:
-        """`demand` makes a model the one that is wanted; `send` takes the other events."""
+        """`demand` takes the model to want, and why; `send` takes the other events."""
         self._rotation = rotation
         self._operations = operations
         self._demand = demand
@@ -100,6 +100,11 @@ class DemandWatch:
         if self._operations.running is not None:
             self._look_at(now + _LOOK_S)
             return
+        home_at = self._home_at(settings)
+        if home_at is not None and home_at <= now:
+            home = settings.home_model
+            self._demand(home, f"going back to {home}: {turn.goal.model} cannot be served")
+            return
         mine, others = self._oldest(turn)
         is_asleep = self._state.idle is not None
         if is_asleep and mine is not None and mine <= min(others.values(), default=mine):
@@ -107,13 +112,21 @@ class DemandWatch:
             return
         choice = choose(others, free_at(turn, self._state, settings.gateway.min_stay_s), now)
         if choice.model is not None:
-            self._demand(choice.model)
+            self._demand(choice.model, f"swapping to {choice.model}: asked for by a request")
             return
         ends_at = self._idle_at(settings.gateway.idle_stop_s, now)
         if ends_at is not None and ends_at <= now:
             self._send(Unload(settings.gateway.idle_stop_s))
             return
-        self._look_at(min((at for at in (choice.look_at, ends_at) if at is not None), default=None))
+        ats = (choice.look_at, ends_at, home_at)
+        self._look_at(min((at for at in ats if at is not None), default=None))
+
+    def _home_at(self, settings: Settings) -> float | None:
+        """Return from when on to try what people want: what requests asked for has failed."""
+        if settings.demanded is None or not self._state.is_failed:
+            return None
+        setback = self._setbacks.get(settings.home_model)
+        return 0.0 if setback is None else setback.until
 
     def _oldest(self, turn: Turn) -> tuple[float | None, dict[str, float]]:
         """Return since when the oldest requests wait: for the goal, and for each other model."""

@@ -223,15 +223,15 @@ class Supervisor:
 
     # --- inside ----------------------------------------------------------------------------
 
-    def _swap_on_demand(self, model: str) -> None:
+    def _swap_on_demand(self, model: str, text: str) -> None:
         """Serve a model because requests wait for it: no operation, nobody waits for its end."""
         self._wanted.demand(model)
-        self._announcer.demanded(model, is_swap=self.state.live is not None)
+        self._announcer.demanded(model, text)
         self._handle(Want(self._wanted.goal))
 
     def _unload_or_wake(self, event: Unload | Wake) -> None:
-        if isinstance(event, Wake):
-            self._announcer.demanded(self._wanted.goal.model, is_swap=False)
+        if isinstance(event, Wake) and (goal := self.state.goal) is not None:
+            self._announcer.demanded(goal.model, f"loading {goal.model}: asked for by a request")
         self._handle(event)
 
     def _begin(

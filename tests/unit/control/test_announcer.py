@@ -39,9 +39,7 @@ def test_unloading_is_told_apart_from_a_stop() -> None:
 
 def test_request_that_makes_a_model_start_is_told() -> None:
     announcer, events = heard()
-    announcer.demanded("org/b", is_swap=True)
-    announcer.demanded("org/a", is_swap=False)
-    assert [(event.type, event.data["text"]) for event in events] == [
-        (EventType.DEMAND, "swapping to org/b: asked for by a request"),
-        (EventType.DEMAND, "loading org/a: asked for by a request"),
+    announcer.demanded("org/b", "swapping to org/b: asked for by a request")
+    assert [(event.type, event.data) for event in events] == [
+        (EventType.DEMAND, {"model": "org/b", "text": "swapping to org/b: asked for by a request"})
     ]

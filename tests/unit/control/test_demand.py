@@ -48,10 +48,11 @@ class Host:
         self.rotation, self.operations = Rotation(), Operations()
         self.asked: list[str | Unload | Wake] = []
         self.settings = settings
-        self.watch = DemandWatch(
-            self.rotation, self.operations, self.asked.append, self.asked.append
-        )
+        self.watch = DemandWatch(self.rotation, self.operations, self._demand, self.asked.append)
         self.tasks: list[asyncio.Task[Backend]] = []
+
+    def _demand(self, model: str, _why: str) -> None:
+        self.asked.append(model)
 
     def serve(self, model: str = "org/a", **changes: object) -> State:
         """Let a model be ready since now, or the state be changed from that."""
@@ -142,6 +143,20 @@ async def test_model_that_failed_is_refused_until_the_settings_are_others(host: 
     host.watch.update(failed, replace(SETTINGS, url="http://localhost:1/v1"))
     await host.ask("org/b")
     assert not host.tasks[3].done()
+
+
+async def test_failed_model_that_requests_asked_for_gives_way_to_what_people_want(
+    host: Host,
+) -> None:
+    host.settings = replace(SETTINGS, demanded="org/b")
+    goal = make_launch_spec(SETTINGS, "org/b")
+    failure = Failure(1.0, goal, DIAGNOSIS, "gave up")
+    host.serve("org/b", live=None, is_failed=True, last_failure=failure)
+    assert await host.asks_within(0.01) == ["org/a"]
+    host.asked.clear()
+    host.settings = SETTINGS
+    host.serve("org/b", live=None, is_failed=True, last_failure=failure)
+    assert not await host.asks_within(0.01), "it is what people want"
 
 
 async def test_idle_worker_is_unloaded_after_its_time_and_not_while_it_is_used(
