@@ -85,6 +85,7 @@ def test_swap_to_another_model_and_back(daemon: Daemon) -> None:
         "serving": TINY,
         "override": TINY,
         "profile": f"{TINY}.toml",
+        "demanded": None,
     }
     assert isinstance(ask(daemon.client(), model=TINY), str)
 
