@@ -1,5 +1,7 @@
 """The gateway alone in a process: no supervisor, one worker in rotation from the start.
 
+It counts and logs requests as in the daemon; the log is thrown away.
+
     PYTHONPATH=daemon python tests/bench/gateway_process.py --uds PATH [--loop uvloop]
         [--profile FILE]
 
@@ -10,6 +12,8 @@ import argparse
 import asyncio
 import cProfile
 import importlib
+import logging
+import os
 import signal
 import socket
 import sys
@@ -18,7 +22,9 @@ from pathlib import Path
 
 from cahoots_vllm.control.rotation import Rotation
 from cahoots_vllm.core.settings import GatewaySettings
+from cahoots_vllm.gateway.metrics import GatewayMetrics
 from cahoots_vllm.gateway.server import GatewayServer
+from cahoots_vllm.request_log import RequestLog
 
 
 @dataclass
@@ -37,7 +43,8 @@ class _Given:
 async def _serve(uds: Path) -> None:
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     rotation = Rotation()
-    gateway = GatewayServer(rotation, GatewaySettings(), _Given(listener))
+    observers = (RequestLog().tell, GatewayMetrics().count)
+    gateway = GatewayServer(rotation, GatewaySettings(), _Given(listener), observers)
     await gateway.start()
     rotation.admit(1, uds)
     ended = asyncio.Event()
@@ -56,6 +63,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.loop == "uvloop":  # not among our dependencies: measured for whoever asks
         importlib.import_module("uvloop").install()
+    logging.basicConfig(level=logging.INFO, filename=os.devnull)
     profile = cProfile.Profile()
     if asked.profile:
         profile.enable()
