@@ -42,7 +42,7 @@ class Proxy:
         target = below_base(request.raw_path, self.settings.base_path)
         route = find_route(target)
         if route is None:
-            record.end = End.REFUSED
+            record.end, record.problem = End.REFUSED, "no route for clients"
             return error_response(_no_route(request))
         record.route = route_label(route)
         asleep = self._terms().asleep
