@@ -48,6 +48,11 @@ def test_request_for_another_profile_swaps_and_is_answered_by_it(asked: Daemon) 
     assert asked.status()["model"]["demanded"] is None
 
 
+def test_request_with_large_images_gets_the_model_it_names(asked: Daemon) -> None:
+    # Its name is in a body that is passed on as it comes where nobody chooses.
+    assert model_of(asked.chat("x" * 2_000_000, "org/b", max_tokens=1)) == "org/b"
+
+
 def test_off_by_default(daemon: Daemon) -> None:
     daemon.start_ready()
     assert daemon.chat("x", "org/b").status == 404

@@ -20,6 +20,8 @@ from cahoots_vllm.gateway.answers import Dialect
 
 # A body up to this size is kept, so that the request can be sent again to the next worker.
 KEPT_BYTES: Final = 1024 * 1024
+# Where the model it names decides what happens to it, it has to be read for that: images and all.
+NAMED_BYTES: Final = 32 * KEPT_BYTES
 # All that is kept at a time; beyond it requests are passed through as they come, and only once.
 _KEPT_BYTES_OF_ALL: Final = 256 * 1024 * 1024
 _CHUNK_BYTES: Final = 64 * 1024
@@ -126,8 +128,12 @@ class BodyReader:
         self.kept_bytes = 0
         self._max_bytes = max_bytes
 
-    async def read(self, request: web.Request, timeout_s: float) -> Body:
+    async def read(
+        self, request: web.Request, timeout_s: float, max_bytes: int | None = None
+    ) -> Body:
         """Return the body, whole if it is small; `release` it afterwards.
+
+        `max_bytes` takes the place of the reader's own.
 
         Raises CahootsError: BAD_REQUEST for one that is broken, TIMED_OUT for one that does not
         come within `timeout_s`.
@@ -135,7 +141,7 @@ class BodyReader:
         if not request.body_exists:
             return Body(b"", is_there=False)
         content = request.content
-        room = min(self._max_bytes, _KEPT_BYTES_OF_ALL - self.kept_bytes)
+        room = min(max_bytes or self._max_bytes, _KEPT_BYTES_OF_ALL - self.kept_bytes)
         if (request.content_length or 0) > room:
             return Body(b"", content)
         parts, size = [], 0

@@ -13,8 +13,11 @@ _END: Final = b"\n\n"
 # An event that has no end within this is passed on as it comes.
 _MAX_EVENT_BYTES: Final = 1024 * 1024
 # Quotes within a text are escaped in JSON, so these are names and values, never words of an answer.
-_MARKS: Final = (b'"error"', b'"abort"')
+_MARKS: Final = (b'"error"', b'"abort"', b'"message_delta"')
 _ABORTED: Final = re.compile(rb'"finish_reason":\s*"abort"')
+# Anthropic's API has no word for it: vLLM leaves the reason out (anthropic/serving.py, 0.33).
+_MESSAGE: Final = re.compile(rb'^\{"id":\s*"[^"]*",\s*"type":\s*"message"')
+_REASON: Final = b'"stop_reason":'
 
 
 class EventCutter:
@@ -45,12 +48,12 @@ class Sign(Enum):
     """What an event says of the engine."""
 
     ABORTED = auto()  # an answer that was given up; it looks finished
-    ERROR = auto()  # the engine's own error event
+    ERROR = auto()  # the engine's own error event, or an end without a reason
 
 
 def is_suspicious(events: bytes) -> bool:
     """Whether it is worth reading them. For every chunk of every stream, so it is cheap."""
-    return _MARKS[0] in events or _MARKS[1] in events
+    return _MARKS[0] in events or _MARKS[1] in events or _MARKS[2] in events
 
 
 def is_comment(events: bytes) -> bool:
@@ -82,6 +85,9 @@ def _read(event: bytes) -> Sign | None:
         return None
     if parsed.get("error") or parsed.get("type") == "error":
         return Sign.ERROR
+    delta = parsed.get("delta")
+    if parsed.get("type") == "message_delta" and isinstance(delta, dict):
+        return Sign.ERROR if delta.get("stop_reason") is None else None
     choices = parsed.get("choices")
     for choice in choices if isinstance(choices, list) else ():
         if isinstance(choice, dict) and choice.get("finish_reason") == "abort":
@@ -91,4 +97,5 @@ def _read(event: bytes) -> Sign | None:
 
 def is_aborted(body: bytes) -> bool:
     """Whether an answer that is not a stream was given up by the engine."""
-    return _ABORTED.search(body) is not None
+    is_reasonless = _MESSAGE.match(body) is not None and _REASON not in body
+    return is_reasonless or _ABORTED.search(body) is not None

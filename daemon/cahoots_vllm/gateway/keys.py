@@ -24,6 +24,8 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # They say that somebody is there, to whoever watches over the host.
 _OPEN: Final = frozenset({"/health", "/ready"})
 _PREFLIGHT_S: Final = "600"
+# For the log, with nothing of the client's.
+_PROBLEMS: Final = {401: "without a known key", 403: "from a foreign page or host, see origins"}
 
 
 class Guard:
@@ -38,7 +40,8 @@ class Guard:
         """Answer 401 or 403, or let the request through."""
         refusal = self.refusal(request)
         if refusal is not None:
-            request[RECORD].end = End.REFUSED
+            record = request[RECORD]
+            record.end, record.problem = End.REFUSED, _PROBLEMS.get(refusal.status)
             return refusal
         request[IS_KEYED] = bool(self.settings.api_keys)
         return await handler(request)

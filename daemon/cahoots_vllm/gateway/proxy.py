@@ -10,7 +10,7 @@ from cahoots_vllm.core.engine_routes import MODELS, below_base, find_route, rout
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.settings import GatewaySettings
 from cahoots_vllm.gateway.answers import Dialect, error_response
-from cahoots_vllm.gateway.call import BodyReader, Call, engine_headers
+from cahoots_vllm.gateway.call import NAMED_BYTES, BodyReader, Call, engine_headers
 from cahoots_vllm.gateway.deliver import Deliverer
 from cahoots_vllm.gateway.listing import ListReply, list_response
 from cahoots_vllm.gateway.record import End, Record
@@ -42,15 +42,16 @@ class Proxy:
         target = below_base(request.raw_path, self.settings.base_path)
         route = find_route(target)
         if route is None:
-            record.end = End.REFUSED
+            record.end, record.problem = End.REFUSED, "no route for clients"
             return error_response(_no_route(request))
         record.route = route_label(route)
         asleep = self._terms().asleep
         if asleep and request.method == "GET" and route == MODELS:
             return list_response(dict.fromkeys((*asleep, *self._others())))
         dialect = Dialect.ANTHROPIC if route.startswith(_ANTHROPIC) else Dialect.OPENAI
+        most = NAMED_BYTES if self._terms().names else None
         try:
-            body = await self._bodies.read(request, self.settings.hold_timeout_s)
+            body = await self._bodies.read(request, self.settings.hold_timeout_s, most)
         except CahootsError as error:
             record.end, record.problem = End.REFUSED, str(error)
             return error_response(error, dialect)

@@ -55,6 +55,8 @@ def test_endless_event_is_passed_on_as_it_comes() -> None:
         (_ERROR + _DONE, (0, Sign.ERROR)),
         (token("x") + _ERROR, (len(token("x")), Sign.ERROR)),
         (b"event: error\n" + event(type="error", error={"type": "api_error"}), (0, Sign.ERROR)),
+        (event(type="message_delta", delta={"stop_reason": None}), (0, Sign.ERROR)),
+        (event(type="message_delta", delta={"stop_reason": "end_turn"}), None),
         # Words of an answer, and members that say that there is none.
         (token('"error" and "abort"'), None),
         (event(type="response.created", response={"error": None}, error=None), None),
@@ -83,3 +85,10 @@ def test_answer_that_was_given_up() -> None:
     assert not is_aborted(
         b'{"choices":[{"message":{"content":"\\"finish_reason\\":\\"abort\\""}}]}'
     )
+
+
+def test_message_that_was_given_up_has_no_reason() -> None:
+    message = b'{"id":"chatcmpl-1","type":"message","role":"assistant","content":[]%b}'
+    assert is_aborted(message % b"")
+    assert not is_aborted(message % b',"stop_reason":"end_turn"')
+    assert not is_aborted(b'{"id":"resp_1","object":"response","output":[{"type":"message"}]}')

@@ -203,3 +203,17 @@ async def test_header_that_is_no_text_does_no_harm() -> None:
     async with running(KEYED) as front:
         request = ask(f"X-Api-Key: {KEY}", "X-Title: @").replace(b"@", b"Caf\xe9")
         assert status(await front.send(request)) == 200
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (ask(), "without a known key"),
+        (ask(f"x-api-key: {KEY}", path="/sleep"), "no route for clients"),
+        (ask(f"Origin: {EVIL}"), "from a foreign page or host, see origins"),
+    ],
+)
+async def test_log_can_say_why_a_request_was_refused(request_: bytes, expected: str) -> None:
+    async with running(KEYED) as front:
+        await front.send(request_)
+        assert [record.problem for record in front.records] == [expected]
