@@ -79,4 +79,5 @@ def _parts(record: Record) -> Iterator[str]:
     if record.usage is not None:
         yield f"{record.usage.prompt_tokens} tokens in, {record.usage.completion_tokens} out"
     if record.problem is not None:
-        yield record.problem
+        # It may quote the client: neither a line of its own nor a terminal's controls.
+        yield "".join(c if c.isprintable() else "?" for c in record.problem)

@@ -26,6 +26,8 @@ def record(**changes: object) -> Record:
          "200 after 0.00 s (sent 2 times, 7 tokens in, 40 out)"),
         ({"end": End.BROKEN, "problem": "the worker was lost"}, "INFO",
          "200, broken off after 0.00 s (the worker was lost)"),
+        ({"end": End.REFUSED, "status": 404, "problem": "no 'a\n17:00:00 ready\x1b[2J'"}, "INFO",
+         "404 after 0.00 s (no 'a?17:00:00 ready?[2J')"),
         ({"end": End.LEFT}, "INFO", "the client hung up after 0.00 s"),
         ({"end": End.REFUSED, "status": 503, "is_suspect": True}, "WARNING", "503 after 0.00 s"),
         ({"route": "/health"}, "DEBUG", "200 after 0.00 s"),

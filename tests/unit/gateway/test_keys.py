@@ -210,6 +210,7 @@ async def test_header_that_is_no_text_does_no_harm() -> None:
     [
         (ask(), "without a known key"),
         (ask(f"x-api-key: {KEY}", path="/sleep"), "no route for clients"),
+        (ask(f"x-api-key: {KEY}", path=f"/api/{KEY}"), "no route for clients"),
         (ask(f"Origin: {EVIL}"), "from a foreign page or host, see origins"),
     ],
 )

@@ -96,7 +96,9 @@ async def _refuse_to_manage(_request: web.Request, record: Record) -> web.Respon
 
 async def _no_route(request: web.Request, record: Record) -> web.Response:
     what = f"no such route: {request.method} {request.path[:200]}"
-    return _answer(CahootsError(Kind.NOT_FOUND, what, "see GET /api/tags"), 404, record)
+    response = _answer(CahootsError(Kind.NOT_FOUND, what, "see GET /api/tags"), 404, record)
+    record.problem = "no route for clients"  # the log is not told the path: it may be a token
+    return response
 
 
 def _other_method(methods: Mapping[str, Handler]) -> Handler:
