@@ -10,6 +10,7 @@ _LOG = logging.getLogger("cahoots_vllm")
 # Who asks whether it is alive does so for ever.
 _QUIET = ("/health", "/ready", "/metrics")
 _LONG_S = 1.0
+_OK = 200
 # journald lets 10,000 lines in 30 s through from a service, and this is one part of it.
 _LINES_A_SECOND = 50
 _BURST = 500
@@ -63,8 +64,11 @@ def _level(record: Record) -> int:
 
 def _outcome(record: Record) -> str:
     match record.end:
-        case End.ANSWERED | End.REFUSED:
+        case End.ANSWERED:
             return str(record.status)
+        case End.REFUSED:
+            # A stream that had got a sign of life has its refusal as an event.
+            return f"{record.status}, refused" if record.status == _OK else str(record.status)
         case End.BROKEN:
             return f"{record.status}, broken off"
         case End.LEFT:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from anthropic import Anthropic
+from prometheus_client.parser import text_string_to_metric_families
 
 from engine.harness import DEMO, Daemon, wait_for
 
@@ -74,3 +75,14 @@ def test_anthropic_client_is_answered_streamed_and_not(daemon: Daemon) -> None:
             pieces = list(stream.text_stream)
     assert "Paris" in "".join(pieces)
     assert len(pieces) > 3
+
+
+def test_one_page_of_figures_is_valid_with_the_engines_own(daemon: Daemon) -> None:
+    daemon.wait_ready()
+    connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=30)
+    connection.request("GET", "/metrics")
+    page = connection.getresponse().read().decode()
+    names = [family.name for family in text_string_to_metric_families(page)]
+    assert len(names) == len(set(names))
+    assert {"vllm:num_requests_running", "cahoots_vllm_gateway_requests"} <= set(names)
+    assert not [name for name in names if name.startswith(("process_", "python_"))]

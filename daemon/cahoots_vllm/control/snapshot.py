@@ -9,7 +9,9 @@ from cahoots_vllm.control.state_file import StateFile
 from cahoots_vllm.control.status import DaemonStatus, RequestStatus, Status
 from cahoots_vllm.control.status_view import Facts, Wall, build_status
 from cahoots_vllm.control.supervisor import Supervisor
+from cahoots_vllm.core.addresses import is_exposed
 from cahoots_vllm.host.gpu import GpuReader
+from cahoots_vllm.host.sockets import is_here
 from cahoots_vllm.host.watch import FileWatch
 from cahoots_vllm.worker.process import Worker
 
@@ -36,6 +38,9 @@ class StatusReader:
         if self.watch.reason:
             text = f"edits of settings are noticed after a second, not at once: {self.watch.reason}"
             warnings += (text,)
+        for host in settings.gateway.listen:
+            if is_exposed(host) and not is_here(host):
+                warnings += (f"{host} in gateway.listen is no address of this host, or not yet",)
         facts = Facts(
             pid=worker.pid if worker is not None else None,
             progress=worker.progress if worker is not None else None,

@@ -24,6 +24,7 @@ KEPT_BYTES: Final = 1024 * 1024
 NAMED_BYTES: Final = 32 * KEPT_BYTES
 # All that is kept at a time; beyond it requests are passed through as they come, and only once.
 _KEPT_BYTES_OF_ALL: Final = 256 * 1024 * 1024
+LOOKS: Final = ("GET", "HEAD", "OPTIONS")
 _CHUNK_BYTES: Final = 64 * 1024
 REQUEST_ID: Final = "X-Request-Id"
 # Set where the client's key was the gateway's own: the engine must not get it.
@@ -115,9 +116,14 @@ class Call:
         return self.method == "GET" and self.target.partition("?")[0] == MODELS
 
     @property
+    def is_use(self) -> bool:
+        """Whether it uses the model: looks at the engine keep none loaded, and wake none."""
+        return self.method not in LOOKS or "Sec-WebSocket-Key" in self.headers
+
+    @property
     def is_urgent(self) -> bool:
         """Whether it costs the engine nothing and goes before those that wait."""
-        return self.method == "GET"
+        return not self.is_use
 
 
 class BodyReader:

@@ -77,6 +77,9 @@ class Deliverer:
         if trial.is_needed:  # a task for nothing otherwise, and the body parsed, for every stream
             await _alive(trial.wait(), call, reply)
         backend = await self.worker(call, reply, record)
+        while not (trial.is_needed or call.is_urgent or self._trials.are_over.is_set()):
+            await self._wait_for_trials(call, reply, record)
+            backend = await self.worker(call, reply, record)
         trial.begin(call, backend)
         record.deliveries += 1
         record.model = backend.model
@@ -85,6 +88,17 @@ class Deliverer:
             await exchange(call, backend, reply, meter)
         finally:
             meter.close()
+
+    async def _wait_for_trials(self, call: Call, reply: Reply, record: Record) -> None:
+        begun = asyncio.get_running_loop().time()
+
+        async def wait() -> None:
+            await self._trials.are_over.wait()
+
+        try:
+            await _alive(wait(), call, reply)
+        finally:
+            record.held_s += asyncio.get_running_loop().time() - begun
 
     async def worker(self, call: Call, reply: Reply, record: Record) -> Backend:
         """Return the worker to ask, after waiting for one if need be. Raises CahootsError."""

@@ -65,7 +65,7 @@ async def _ask(call: Call, backend: Backend, reply: Reply, meter: Meter) -> None
     headers = call.headers.copy()
     headers[REQUEST_ID] = call.id
     url = URL(f"http://worker{call.target}", encoded=True)
-    async with backend.request(is_use=not call.is_listing) as session, session.request(
+    async with backend.request(is_use=call.is_use) as session, session.request(
         call.method, url, headers=headers, data=call.body.data(), allow_redirects=False
     ) as answer:  # fmt: skip
         if answer.content_type == "text/event-stream":

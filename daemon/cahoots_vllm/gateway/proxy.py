@@ -10,7 +10,7 @@ from cahoots_vllm.core.engine_routes import MODELS, below_base, find_route, rout
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.settings import GatewaySettings
 from cahoots_vllm.gateway.answers import Dialect, error_response
-from cahoots_vllm.gateway.call import NAMED_BYTES, BodyReader, Call, engine_headers
+from cahoots_vllm.gateway.call import LOOKS, NAMED_BYTES, BodyReader, Call, engine_headers
 from cahoots_vllm.gateway.deliver import Deliverer
 from cahoots_vllm.gateway.listing import ListReply, list_response
 from cahoots_vllm.gateway.record import End, Record
@@ -46,8 +46,11 @@ class Proxy:
             return error_response(_no_route(request))
         record.route = route_label(route)
         asleep = self._terms().asleep
-        if asleep and request.method == "GET" and route == MODELS:
-            return list_response(dict.fromkeys((*asleep, *self._others())))
+        if asleep and request.method in LOOKS and not is_websocket(request):
+            if route == MODELS:
+                return list_response(dict.fromkeys((*asleep, *self._others())))
+            record.end, record.problem = End.REFUSED, "the model is unloaded"
+            return error_response(_is_unloaded(asleep[0]))
         dialect = Dialect.ANTHROPIC if route.startswith(_ANTHROPIC) else Dialect.OPENAI
         most = NAMED_BYTES if self._terms().names else None
         try:
@@ -91,6 +94,14 @@ class Proxy:
         except CahootsError as error:
             record.end, record.problem = End.REFUSED, str(error)
             return error_response(error, call.dialect)
+
+
+def _is_unloaded(model: str) -> CahootsError:
+    return CahootsError(
+        Kind.WORKER_FAILED,
+        f"{model} is unloaded, since nobody used it",
+        "a request for an answer brings it back",
+    )
 
 
 def _no_route(request: web.Request) -> CahootsError:

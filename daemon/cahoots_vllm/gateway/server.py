@@ -183,6 +183,9 @@ class GatewayServer:
         except LeftError:
             record.end = End.LEFT
             return web.Response()  # for nobody
+        except web.HTTPException as error:  # aiohttp's own refusals
+            record.end, record.status = End.REFUSED, error.status
+            raise
         except asyncio.CancelledError:
             record.end = End.LEFT
             raise

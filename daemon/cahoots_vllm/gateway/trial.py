@@ -42,11 +42,13 @@ class Trial:
         if not self.is_needed:
             return
         self._trials.waiting += 1
+        self._trials.are_over.clear()
         try:
             await self._trials.lock.acquire()
             self._has_turn = True
         finally:
             self._trials.waiting -= 1
+            self._trials.note_end()
 
     def begin(self, call: Call, backend: Backend) -> None:
         """Put the request on trial with this worker."""
@@ -68,6 +70,7 @@ class Trial:
         if self._has_turn:
             self._has_turn = False
             self._trials.lock.release()
+            self._trials.note_end()
 
     def end(self) -> None:
         """End the turn, and leave the worker: on every way out."""
@@ -83,7 +86,16 @@ class Trials:
         """Nothing was in flight at a death yet."""
         self.lock = asyncio.Lock()
         self.waiting = 0
+        # Requests that were in flight at no death wait for it: one sent beside the one on trial
+        # could kill the worker, and nobody would know which it was.
+        self.are_over = asyncio.Event()
+        self.are_over.set()
         self._guilty: dict[bytes, float] = {}
+
+    def note_end(self) -> None:
+        """Let the others go on where nobody has or awaits a turn."""
+        if not self.waiting and not self.lock.locked():
+            self.are_over.set()
 
     def check(self, call: Call) -> None:
         """Raise CahootsError for a request that was found guilty a while ago."""

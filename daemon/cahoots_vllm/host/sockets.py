@@ -163,3 +163,14 @@ def shut(listeners: Iterable[socket.socket]) -> None:
         with suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)
         listener.close()
+
+
+def is_here(host: str) -> bool:
+    """Whether an address is one of this host's now; it may come later, as a bridge of Docker's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError:
+            return False
+    return True

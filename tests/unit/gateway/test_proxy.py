@@ -5,6 +5,8 @@ import gzip
 
 import pytest
 
+from cahoots_vllm.control.terms import Terms
+
 from .front import OK, get, running
 
 
@@ -208,3 +210,16 @@ async def test_stream_of_another_kind_is_passed_on_as_it_comes() -> None:
         writer.write(get("/v1/audio/speech", "Content-Length: 2", method="POST") + b"{}")
         await reader.readuntil(b"RIFF")
         writer.close()
+
+
+@pytest.mark.parametrize("path", ["/ping", "/version", "/v1/models/org/a", "/openapi.json"])
+async def test_look_at_an_unloaded_engine_does_not_wake_it(path: str) -> None:
+    async with running() as front:
+        front.rotation.close(1)
+        front.rotation.take(Terms(asleep=("org/a",)))
+        for method in ("GET", "HEAD"):
+            answer = await front.send(get(path, method=method))
+            assert answer.startswith(b"HTTP/1.1 503")
+        assert front.rotation.held == 0
+        assert b"brings it back" in await front.send(get(path))
+        assert front.upstream.heads == []

@@ -143,6 +143,29 @@ async def test_poison_takes_nobody_along() -> None:
     assert sum(record.is_suspect for record in front.records) == 1
 
 
+async def test_newcomer_waits_while_another_is_on_trial() -> None:
+    """Or the one on trial would be to blame for what the newcomer does."""
+    harmless, poison = b'{"harmless":1}', b'{"poison":1}'
+    slowly = _GOOD[:-3] + (PAUSE * 10) + _GOOD[-3:]
+    async with running() as front:
+        bodies = front.upstream.bodies
+
+        def answer_to(body: bytes) -> bytes:
+            if body == poison or bodies.count(harmless) == 1:
+                front.die()
+                return _DEAD
+            return slowly
+
+        front.upstream.answer_to = answer_to
+        first = asyncio.create_task(front.post(harmless))
+        while not bodies:  # noqa: ASYNC110 (nothing tells us but asking)
+            await asyncio.sleep(0.01)
+        answers = await asyncio.gather(first, front.post(poison))
+    assert body_of(answers[0]) == body_of(_GOOD)
+    assert answers[1].startswith(b"HTTP/1.1 503")
+    assert bodies == [harmless, harmless, poison, poison]
+
+
 async def test_request_too_large_to_be_kept_is_refused_with_when_to_come_again() -> None:
     async with running() as front:
         dying(front, _DEAD)

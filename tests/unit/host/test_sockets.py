@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cahoots_vllm.core.errors import CahootsError, Kind
-from cahoots_vllm.host.sockets import listen_tcp, listen_unix, private_directory
+from cahoots_vllm.host.sockets import is_here, listen_tcp, listen_unix, private_directory
 
 
 @pytest.fixture
@@ -130,3 +130,9 @@ def test_nobody_shares_the_port_afterwards() -> None:
         assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 0
         with pytest.raises(OSError, match="Address already in use"):
             listen_tcp("127.0.0.1", listener.getsockname()[1])
+
+
+def test_address_of_another_host_is_not_here() -> None:
+    assert is_here("127.0.0.1")
+    assert is_here("::1")
+    assert not is_here("192.0.2.1")
