@@ -14,7 +14,9 @@ from engine.harness import DEMO, Daemon, wait_for
 
 pytestmark = pytest.mark.timeout(600)
 _LONG = 1800
-_QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
+_QUESTION: Any = [
+    {"role": "user", "content": "What is the capital of France? Answer in one sentence."}
+]
 
 
 class _WorkerConnection(http.client.HTTPConnection):
@@ -82,6 +84,7 @@ def test_one_page_of_figures_is_valid_with_the_engines_own(daemon: Daemon) -> No
     connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=30)
     connection.request("GET", "/metrics")
     page = connection.getresponse().read().decode()
+    connection.close()
     names = [family.name for family in text_string_to_metric_families(page)]
     assert len(names) == len(set(names))
     assert {"vllm:num_requests_running", "cahoots_vllm_gateway_requests"} <= set(names)
