@@ -87,7 +87,8 @@ async def test_thousand_held_requests(daemon: Daemon) -> None:
     assert all(f"fake: number {number}".encode() in answer for number, answer in answers)
     displaced = max(abs(place - (number - 1) // 2) for place, number in enumerate(order))
     print(f"    out of its order by {displaced} places at most")  # noqa: T201 (a figure)
-    assert displaced < 16  # let go in batches of eight
+    # They are let go in their order, strictly; busy cores answer a little out of it.
+    assert displaced < 64
     status = daemon.status()["requests"]
     assert (status["held"], status["running"]) == (0, 0)
     wait_for(lambda: descriptors(pid) <= before_descriptors + 5, what="no descriptor is left")
