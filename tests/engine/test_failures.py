@@ -255,9 +255,10 @@ def test_kernels_oom_kill_is_told_from_a_plain_sigkill(
 
         victim = _worker(daemon)
         (small_cgroup / "cgroup.procs").write_text(str(victim))
-        with pytest.raises(Exception, match=r".*"):
-            daemon.client().completions.create(model=TINY, prompt="x " * 900, max_tokens=900)
-        assert wait_for(lambda: not is_alive(victim), 30)
+        # It is what kills the worker, and it is answered: by the next one, which has room.
+        answer = daemon.client().completions.create(model=TINY, prompt="x " * 900, max_tokens=900)
+        assert answer.choices[0].finish_reason in ("stop", "length")
+        assert not is_alive(victim)
         killed = daemon.wait_ready(after=generation + 1)["last_failure"]
         assert killed["cause"] == "host_oom", killed
         print(f"    {killed['evidence']}")  # noqa: T201 (what an admin reads)

@@ -40,7 +40,8 @@ def exposed(stand_in: StandIn) -> Iterator[tuple[StandIn, str]]:
     stand_in.machine.write(keys, f"{made['hash']}\n", owner=f"root:{USER}", mode="0640")
     gateway = f'listen = ["0.0.0.0", "unix:{_SOCKET}"]\napi_keys_file = "api-keys"\n'
     stand_in.write_config("cahoots-vllm.toml", CONFIG + gateway)
-    wait_for(lambda: len(stand_in.status()["endpoint"]) == 2, 15)
+    is_there = ["test", "-S", _SOCKET]
+    wait_for(lambda: stand_in.machine.run(is_there, check=False).returncode == 0, 15)
     yield stand_in, made["key"]
     stand_in.write_config("cahoots-vllm.toml", CONFIG)
     wait_for(lambda: not stand_in.machine.run(["ls", _SOCKET], check=False).stdout, 15)
