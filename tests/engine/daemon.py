@@ -40,8 +40,15 @@ def running_daemon(
     env["XDG_CACHE_HOME"] = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     env |= {f"XDG_{kind}_HOME": str(home / kind.lower()) for kind in ("CONFIG", "STATE")}
     env["XDG_RUNTIME_DIR"] = str(runtime)
+    with started(home, env, engine, port) as daemon:
+        yield daemon
+
+
+@contextmanager
+def started(home: Path, env: dict[str, str], engine: Path, port: int) -> Iterator[Daemon]:
+    """Run the daemon in a home with its files; none of its processes is left."""
     log = home / "daemon.log"
-    with log.open("wb") as output:
+    with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "cahoots_vllm.main", "--user", "--engine", str(engine)],
             cwd=home, env=env, stdout=output, stderr=output, start_new_session=True,

@@ -32,8 +32,7 @@ def test_each_request_is_answered_by_the_model_it_names(daemon: Daemon) -> None:
     listed = {model.id for model in daemon.client().models.list()}
     assert {DEMO, TINY} <= listed
     waits = [ask(daemon, model) for model in (DEMO, TINY, TINY, DEMO)]
-    # Figures, not a log.
-    print(f"\n    answered after {', '.join(f'{wait:.1f} s' for wait in waits)}")  # noqa: T201
+    print(f"\n    answered after {', '.join(f'{wait:.1f} s' for wait in waits)}")  # noqa: T201 (figures)
     assert daemon.status()["worker"]["generation"] == 3
 
 
@@ -44,5 +43,4 @@ def test_idle_model_is_unloaded_and_comes_back_with_a_request(daemon: Daemon) ->
     assert daemon.status()["idle"]["after_s"] == 3.0
     assert {model.id for model in daemon.client().models.list()} == {DEMO}
     assert daemon.status()["state"] == "off", "the list woke it"
-    # A figure, not a log.
-    print(f"\n    back after {ask(daemon, DEMO):.1f} s")  # noqa: T201
+    print(f"\n    back after {ask(daemon, DEMO):.1f} s")  # noqa: T201 (a figure)

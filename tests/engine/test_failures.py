@@ -6,8 +6,6 @@ Each story has a daemon of its own, since its settings are what fails; one engin
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from engine.daemon import free_port
+from engine.daemon import free_port, started
 from engine.harness import DEMO, TINY, Daemon, is_alive, tree, wait_for
 from integration.stub_hub import running_hub
 
@@ -54,26 +52,9 @@ class Story:
 
     @contextmanager
     def running(self) -> Iterator[Daemon]:
-        log = self.home / "daemon.log"
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "cahoots_vllm.main", "--user", "--engine", str(self.engine)],
-                cwd=self.home, env=self.env, stdout=output, stderr=output, start_new_session=True,
-            )  # fmt: skip
-        daemon = Daemon(process, self.env, self.port, log)
-        try:
+        with started(self.home, self.env, self.engine, self.port) as daemon:
             assert wait_for(lambda: daemon.ctl("status").returncode != 4, 20)
             yield daemon
-        finally:
-            left = set(tree(process.pid))
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(60)
-            finally:
-                process.kill()
-                for pid in left:
-                    if is_alive(pid):
-                        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture

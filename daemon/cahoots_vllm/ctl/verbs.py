@@ -144,10 +144,9 @@ def config_check(ctx: Context) -> int:
 
 def config_key(ctx: Context) -> int:
     """Make a key for a client of the gateway; needs no daemon, and keeps nothing."""
-    # Loaded here: no other verb needs them.
-    import secrets  # noqa: PLC0415
+    import secrets  # noqa: PLC0415 (no other verb needs it)
 
-    from cahoots_vllm.core.api_keys import PREFIX, digest_of  # noqa: PLC0415
+    from cahoots_vllm.core.api_keys import PREFIX, digest_of  # noqa: PLC0415 (as above)
 
     key = f"cv-{secrets.token_urlsafe(_KEY_BYTES)}"
     document = {"key": key, "hash": f"{PREFIX}{digest_of(key.encode())}"}
