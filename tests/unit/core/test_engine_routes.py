@@ -69,3 +69,8 @@ def test_label_has_nothing_of_the_clients() -> None:
 )  # fmt: skip
 def test_base_path_of_the_url_stands_for_v1(target: str, base: str, expected: str) -> None:
     assert below_base(target, base) == expected
+
+
+@pytest.mark.parametrize("target", ["/v1/a\udcb9", "/v1/models?q=\udcb9", "/v1/ä"])
+def test_bytes_that_are_no_ascii_are_refused(target: str) -> None:
+    assert find_route(target) is None
