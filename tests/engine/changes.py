@@ -21,9 +21,9 @@ def swap(daemon: Daemon) -> None:
 def reload(daemon: Daemon) -> None:
     """Change an engine option in the configuration, by `cahootsctl reload`."""
     config = Path(daemon.env["XDG_CONFIG_HOME"]) / "cahoots-vllm" / "cahoots-vllm.toml"
-    was = config.read_text() if config.exists() else ""
+    was = config.read_text()
     seqs = 9 if "max-num-seqs = 8" in was else 8
-    config.write_text(f"[options]\nmax-num-seqs = {seqs}\n")
+    config.write_text(f"{was.partition('[options]')[0]}[options]\nmax-num-seqs = {seqs}\n")
     done = daemon.ctl("reload")
     assert done.returncode == 0, done.stderr
 
@@ -73,10 +73,15 @@ def end_api_server(daemon: Daemon) -> None:
     daemon.wait_ready(after=before["generation"])
 
 
-def _kill(daemon: Daemon, title: str) -> None:
+def stop_engine_core(daemon: Daemon) -> None:
+    """SIGSTOP of EngineCore: what a hang looks like from outside."""
+    _kill(daemon, "VLLM::EngineCore", signal.SIGSTOP)
+
+
+def _kill(daemon: Daemon, title: str, signum: signal.Signals = signal.SIGKILL) -> None:
     before = daemon.status()["worker"]["generation"]
     found = tree(daemon.process.pid)
-    os.kill(next(pid for pid, its in found.items() if its.startswith(title)), signal.SIGKILL)
+    os.kill(next(pid for pid, its in found.items() if its.startswith(title)), signum)
     daemon.wait_ready(after=before)
 
 
@@ -89,4 +94,5 @@ CHANGES: dict[str, Callable[[Daemon], None]] = {
     "SIGKILL of the worker": kill_worker,
     "SIGKILL of the API server": kill_api_server,
     "SIGTERM to the API server": end_api_server,
+    "SIGSTOP of EngineCore": stop_engine_core,
 }

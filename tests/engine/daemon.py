@@ -35,6 +35,8 @@ def running_daemon(
             f'name = "{name}"\nsource = "{source}"\n[options]\nenforce-eager = true\n'
             'max-model-len = 2048\nkv-cache-memory-bytes = "256M"\n'
         )
+    # A hang is to be noticed within a test's time.
+    (profiles.parent / "cahoots-vllm.toml").write_text("[worker]\nstall_timeout_s = 30\n")
     env = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "CAHOOTS_"))}
     # The vLLM cache is kept over runs: the first start of a model class adds 9 s.
     env["XDG_CACHE_HOME"] = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")

@@ -1,6 +1,6 @@
 """No request of the real client fails because the worker changes, on a real engine under load.
 
-Three changes once each; tests/bench/worker_changes.py does all of them several times.
+Four changes once each; tests/bench/worker_changes.py does all of them several times.
 """
 
 import pytest
@@ -12,7 +12,10 @@ from engine.load import load
 pytestmark = pytest.mark.timeout(600)
 
 
-@pytest.mark.parametrize("name", ["swap", "SIGKILL of EngineCore", "SIGKILL of the API server"])
+_TRIED = ("swap", "SIGKILL of EngineCore", "SIGKILL of the API server", "SIGSTOP of EngineCore")
+
+
+@pytest.mark.parametrize("name", _TRIED)
 def test_change_under_load_fails_no_request(daemon: Daemon, name: str) -> None:
     daemon.wait_ready()
     with load(daemon) as asked:

@@ -107,7 +107,7 @@ class Api:
         )
 
     async def _metrics(self, _request: web.Request) -> web.Response:
-        counters = self._engine.counters
+        counters = self._engine.shown
         label = f'engine="0",model_name="{self._options.served_names[0]}"'
         samples = [
             ("num_requests_running", "gauge", counters.running),

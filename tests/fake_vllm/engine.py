@@ -5,7 +5,7 @@ import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from fake_vllm.engine_process import STEP
@@ -13,6 +13,7 @@ from fake_vllm.processes import EngineDeadError, Processes
 from fake_vllm.script import Behaviour, StreamEnd
 
 _CHUNK_BYTES = 4096
+_SILENT_S = 0.1  # a step that has no answer for so long: the engine is stopped
 
 
 class AbortedError(Exception):
@@ -50,8 +51,19 @@ class Engine:
         self._answered = 0
         self._warm_up_steps = behaviour.warm_up_tokens
         self._steps: deque[asyncio.Future[None]] = deque()
+        self._asked_at: deque[float] = deque()
+        self._shown = Counters()
         self._end: StreamEnd | None = None
         self._ended = asyncio.Event()
+
+    @property
+    def shown(self) -> Counters:
+        """What the engine said last: one that is stopped counts nothing, nor who gives up."""
+        now = asyncio.get_running_loop().time()
+        is_silent = bool(self._asked_at) and now - self._asked_at[0] > _SILENT_S
+        if not is_silent and not self._is_frozen():
+            self._shown = replace(self.counters, finished=dict(self.counters.finished))
+        return self._shown
 
     def watch(self, on_death: Callable[[], None]) -> None:
         """Read the worker's answers; call `on_death` once the engine's process is gone."""
@@ -75,6 +87,7 @@ class Engine:
         self._ended.set()
         while self._steps:
             step = self._steps.popleft()
+            self._asked_at.popleft()
             if not step.done() and how != "hang":
                 step.set_exception(_failure(how))
 
@@ -85,8 +98,7 @@ class Engine:
         poison = self._behaviour.crash_on_prompt
         if poison is not None and poison in prompt:
             self._processes.kill_worker()
-        with self.counters.one("waiting"):
-            await self._first_step()
+        await self._first_step()
         self.counters.prompt_tokens += len(prompt.split())
         with self.counters.one("running"):
             await self._emit(tokens, emit)
@@ -108,10 +120,11 @@ class Engine:
     async def _first_step(self) -> None:
         warm_up, self._warm_up_steps = self._warm_up_steps, 0
         started = asyncio.get_running_loop().time()
-        for index in range(warm_up):
-            await self._step()
-            await self._pace(started, index + 1)
-        await self._step()
+        await self._step()  # until then the engine has not even seen it
+        with self.counters.one("waiting"):
+            for index in range(warm_up):
+                await self._pace(started, index + 1)
+                await self._step()
 
     async def _pace(self, started: float, index: int) -> None:
         if not self._behaviour.tokens_per_s:
@@ -132,6 +145,7 @@ class Engine:
         step = asyncio.get_running_loop().create_future()
         if self._end is None and not self._is_frozen():
             self._steps.append(step)
+            self._asked_at.append(asyncio.get_running_loop().time())
             # A broken pipe: dead, and not noticed yet. The client waits as with the real one.
             with suppress(BrokenPipeError):
                 os.write(self._processes.request, STEP)
@@ -147,6 +161,7 @@ class Engine:
             asyncio.get_running_loop().remove_reader(self._processes.reply)
         for _ in range(min(len(answers), len(self._steps))):
             step = self._steps.popleft()
+            self._asked_at.popleft()
             if not step.done():
                 step.set_result(None)
 

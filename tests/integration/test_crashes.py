@@ -9,7 +9,7 @@ import pytest
 
 from fake_vllm.script import Behaviour, failure, strays
 
-from .harness import Daemon, chat_body, living, titles, wait_for
+from .harness import Daemon, chat_body, exchange, living, titles, wait_for
 
 # What the diagnosis says of each real log, and whether it is tried again by itself.
 _RETRIED = {
@@ -24,6 +24,14 @@ _GIVEN_UP = (
     "hub_auth",
     "missing_dependency",
 )
+
+
+def _tokens(daemon: Daemon, *, after_s: float = 0.0) -> float:
+    """Return how many tokens the worker has made."""
+    time.sleep(after_s)
+    page = exchange(daemon.worker(1), "GET", "/metrics").body.decode()
+    row = next(r for r in page.splitlines() if r.startswith("vllm:generation_tokens_total"))
+    return float(row.rpartition(" ")[2])
 
 
 def assert_served_again(daemon: Daemon, old: list[int]) -> None:
@@ -86,6 +94,40 @@ def test_stream_cut_by_a_death_ends_with_an_error_event(daemon: Daemon) -> None:
     events = response.read().split(b"\n\n")
     assert b'"code": "worker-lost"' in events[-2]
     assert b"[DONE]" not in b"".join(events)
+
+
+@pytest.mark.parametrize("title", ["VLLM::EngineCore", "VLLM::Worker", "vllm serve"])
+@pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "stream"])
+def test_engine_that_hangs_while_serving_is_replaced_and_its_request_answered(
+    daemon: Daemon, title: str, *, is_stream: bool
+) -> None:
+    daemon.configure(worker={"stall_timeout_s": 1})
+    daemon.start_ready()
+    old = daemon.tree_pids()
+    os.kill(daemon.main_pid() if title == "vllm serve" else daemon.pid_of(title), signal.SIGSTOP)
+    answer = daemon.chat("still there?", stream=is_stream)
+    assert answer.status == 200
+    assert b"still" in answer.body
+    assert_served_again(daemon, old)
+    failed = daemon.status()["last_failure"]
+    assert failed["cause"] == "engine_dead_other"
+    assert "nothing in the engine has moved for" in failed["evidence"]
+
+
+def test_client_that_does_not_take_its_answer_is_no_hang(daemon: Daemon) -> None:
+    daemon.configure(worker={"stall_timeout_s": 0.6})
+    daemon.start_ready()
+    connection = daemon.gateway()
+    connection.request(
+        "POST", "/v1/chat/completions", chat_body("x", stream=True, max_tokens=200_000,
+        ignore_eos=True),
+    )  # fmt: skip
+    assert connection.getresponse().status == 200
+    wait_for(lambda: _tokens(daemon) == _tokens(daemon, after_s=0.3), what="the buffers are full")
+    assert _tokens(daemon) < 200_000
+    time.sleep(2)  # three times as long as it takes to notice a hang
+    assert daemon.status()["requests"]["running"] == 1
+    assert daemon.status()["worker"]["generation"] == 1
 
 
 def test_retryable_failures_back_off_and_are_tried_again(daemon: Daemon) -> None:

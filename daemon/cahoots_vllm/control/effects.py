@@ -250,6 +250,7 @@ class Effects:
             progress=self._report_start,
             line=lambda text: self._log(generation, text),
             stuck=lambda text: self._on_progress(text, None),
+            is_asked=lambda: self._parts.rotation.is_asked(generation),
         )
         context = replace(self._parts.context, settings=settings.worker)
         return Worker(generation, launch, context, reports)

@@ -48,6 +48,11 @@ class Rotation:
         """How many requests are on a worker."""
         return sum(backend.in_flight for backend in self._backends.values())
 
+    def is_asked(self, generation: int) -> bool:
+        """Whether requests are on this worker."""
+        backend = self._backends.get(generation)
+        return backend is not None and backend.in_flight > 0
+
     @property
     def is_open(self) -> bool:
         """Whether a request sent now goes to a ready worker."""

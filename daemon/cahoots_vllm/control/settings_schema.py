@@ -72,6 +72,7 @@ class _Worker(_Strict):
     start_silence_s: float = Field(300.0, ge=1, le=86400)
     stop_grace_s: float = Field(10.0, ge=0, le=600)
     health_interval_s: float = Field(5.0, ge=0.1, le=600)
+    stall_timeout_s: float = Field(120.0, ge=0, le=86400)
     orphan_timeout_s: float = Field(300.0, ge=1, le=86400)
 
 

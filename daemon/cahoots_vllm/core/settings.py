@@ -84,6 +84,8 @@ class WorkerSettings:
     # SIGTERM is swallowed during engine start and hangs with open streams: the next step follows.
     stop_grace_s: float = 10.0
     health_interval_s: float = 5.0
+    # A ready worker with requests in which nothing moves hangs; 0: never say so.
+    stall_timeout_s: float = 120.0
     # A worker whose daemon is gone, and does not come back, ends itself after this.
     orphan_timeout_s: float = 300.0
 

@@ -17,6 +17,7 @@ _RUNNING = re.compile(r"^vllm:num_requests_running{[^}]*} (\S+)", re.MULTILINE)
 _WAITING = re.compile(r"^vllm:num_requests_waiting{[^}]*} (\S+)", re.MULTILINE)
 _BASE = "http://worker"
 _OK = 200
+_SERVER_ERROR = 500
 _UNAVAILABLE = 503
 
 
@@ -29,7 +30,7 @@ class Probe:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.UnixConnector(uds, force_close=True), headers=headers
         )
-        self._model = model
+        self._one_token = {"model": model, "prompt": "1", "max_tokens": 1, "temperature": 0}
 
     async def close(self) -> None:
         """Close the connections."""
@@ -66,12 +67,38 @@ class Probe:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
             return None
 
-    async def first_token(self) -> str | None:
-        """Generate one token; return None when it came, else what came instead."""
-        body = {"model": self._model, "prompt": "1", "max_tokens": 1, "temperature": 0}
+    async def engine_figures(self) -> str | None:
+        """Return the engine's own rows of its page, None if it does not come in time.
+
+        Not those of its API server, which counts requests and memory whether the engine moves or
+        not.
+        """
+        page = await self.metrics()
+        if page is None:
+            return None
+        return "\n".join(row for row in page.splitlines() if row.startswith("vllm:"))
+
+    async def answers(self, timeout_s: float) -> bool:
+        """Whether a request for one token is answered; a refusal will do (a model that has none).
+
+        Not an answer of 5xx: its API server gives that in a dead engine's place.
+        """
         try:
             async with self._session.post(
-                f"{_BASE}/v1/completions", json=body, timeout=_TOKEN_TIMEOUT
+                f"{_BASE}/v1/completions",
+                json=self._one_token,
+                timeout=aiohttp.ClientTimeout(total=timeout_s),
+            ) as response:
+                await response.read()
+                return response.status < _SERVER_ERROR
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
+
+    async def first_token(self) -> str | None:
+        """Generate one token; return None when it came, else what came instead."""
+        try:
+            async with self._session.post(
+                f"{_BASE}/v1/completions", json=self._one_token, timeout=_TOKEN_TIMEOUT
             ) as response:
                 answer = await response.json(content_type=None)
                 if response.status == _OK and _has_token(answer):

@@ -23,6 +23,7 @@ from cahoots_vllm.worker.leftovers import WorkerMark
 from cahoots_vllm.worker.output import LineSink
 from cahoots_vllm.worker.probe import Probe
 from cahoots_vllm.worker.running import Running, WorkerContext, find_again, spawn
+from cahoots_vllm.worker.stall import notice_dead, notice_stall
 from cahoots_vllm.worker.tree import Growth
 from cahoots_vllm.worker.witness import Witness, call_witness, hear_witness, refresh_witness
 
@@ -37,13 +38,17 @@ _RECENT = 1000
 
 @dataclass(frozen=True, slots=True)
 class Reports:
-    """Where a worker's news goes; `suspect` comes at once, `event` when the cause is known."""
+    """Where a worker's news goes; `suspect` comes at once, `event` when the cause is known.
+
+    `is_asked` is a question: whether requests are on it.
+    """
 
     event: Callable[[Ready | Lost], None]
     suspect: Callable[[int], None]
     progress: Callable[[StartProgress], None]
     line: LineSink
     stuck: Callable[[str], None]
+    is_asked: Callable[[], bool]
 
 
 class Worker:
@@ -174,23 +179,30 @@ class Worker:
         return None if error is None else f"no first token: {error}"
 
     async def _stay_ready(self, running: Running, probe: Probe) -> str:
-        """Return once an engine process died or the API server says so."""
-        interval_s = self._context.settings.health_interval_s
+        """Return once an engine process died, the API server says so, or nothing moves in it."""
+        settings = self._context.settings
+        interval_s = settings.health_interval_s
         if self._witness is not None:
             self._witness.note(running.tree.pids())
         death: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         running.tree.note_shared_memory()
         pidfds = watch_processes(running.tree.engine_processes(), death)
+        signs = {death, asyncio.ensure_future(notice_dead(probe, interval_s))}
+        if settings.stall_timeout_s > 0:
+            patience_s, is_asked = settings.stall_timeout_s, self._reports.is_asked
+            stall = notice_stall(probe, is_asked, timeout_s=patience_s, interval_s=interval_s)
+            signs.add(asyncio.ensure_future(stall))
         try:
             while True:
-                # First of all: an engine found again may have died before.
-                if await probe.is_engine_dead():
-                    return "/health says 503: the engine is dead"
-                await asyncio.wait((death,), timeout=interval_s)
-                if death.done():
-                    return death.result()
+                seen, _ = await asyncio.wait(
+                    signs, timeout=interval_s, return_when=asyncio.FIRST_COMPLETED
+                )
+                if seen:
+                    return seen.pop().result()
                 await refresh_witness(self._witness)
         finally:
+            for sign in signs:
+                sign.cancel()
             for pidfd in pidfds:
                 asyncio.get_running_loop().remove_reader(pidfd)
                 os.close(pidfd)

@@ -37,6 +37,7 @@ def worker(children: Children, directory: Path, said: list[Ready | Lost]) -> Wor
         progress=lambda _: None,
         line=lambda _: None,
         stuck=lambda _: None,
+        is_asked=lambda: False,
     )
     launch = LaunchSpec(model="a", source="/a", engine=str(directory / "engine"))
     return Worker(1, launch, context, reports)
