@@ -24,6 +24,14 @@ _SHARE_UNIT = 1000  # the core counts shares in thousandths
 _ORIGIN = re.compile(r"^[a-zA-Z][\w+.-]*://[^/?#@\s]+$")
 _OPTION_NAME = re.compile(r"^[a-z][a-z0-9.-]*$")
 _TABLE = re.compile(r"^\s*\[([^\[\]]+)\]\s*(?:#.*)?$")
+# pydantic speaks of Python's types.
+_IN_TOML = {
+    "tuple_type": "it must be a list: [...]",
+    "too_short": "the list must not be empty",
+    "string_type": "it must be a text in quotes",
+    "dict_type": "it must be a table",
+    "model_type": "it must be a table",
+}
 _KEY = re.compile(r"^\s*\"?([\w.-]+)\"?\s*=")
 
 
@@ -155,6 +163,7 @@ def _explain(
     place, kind, message = first["loc"], first["type"], first["msg"]
     if kind == "extra_forbidden":
         message = "no such key"
+    message = _IN_TOML.get(kind, message).removeprefix("Value error, ")
     key = ".".join(str(part) for part in place)
     near = difflib.get_close_matches(key.rpartition(".")[2], list(_known_keys(model)), n=1)
     hint = f"; did you mean {near[0]}?" if near and kind == "extra_forbidden" else ""
