@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from cahoots_vllm import __version__
+from cahoots_vllm.api import doctor
 from cahoots_vllm.api.handlers import Handlers
 from cahoots_vllm.api.routes import build_routes
 from cahoots_vllm.api.server import ApiServer
@@ -19,6 +20,8 @@ from cahoots_vllm.control.announcer import Announcer
 from cahoots_vllm.control.catalog import Catalog
 from cahoots_vllm.control.effects import Parts
 from cahoots_vllm.control.event_hub import EventHub
+from cahoots_vllm.control.examination import Doctor
+from cahoots_vllm.control.findings import SlowFindings
 from cahoots_vllm.control.gate import Gate
 from cahoots_vllm.control.gpu_release import GpuRelease
 from cahoots_vllm.control.handover import Handover
@@ -49,6 +52,7 @@ from cahoots_vllm.host.children import Children, become_subreaper
 from cahoots_vllm.host.engine_options import EngineOptions
 from cahoots_vllm.host.fd_store import FdStore
 from cahoots_vllm.host.gpu import NvmlReader
+from cahoots_vllm.host.gpu_health import GpuHealth
 from cahoots_vllm.host.hub import ProcessHub
 from cahoots_vllm.host.journal import Journal, is_journal_stream
 from cahoots_vllm.host.kernel_log import KernelLog
@@ -127,6 +131,8 @@ class App:
         self._supervisor = self._build_supervisor(gpus, logs, keeps_override=keeps_override)
         self._gateway.speak_ollama(Catalog(self._supervisor, self._rotation))
         self._watch = FileWatch(self._watched_files)
+        health = GpuHealth()
+        self._slow = SlowFindings(self._supervisor, health)
         status = StatusReader(
             supervisor=self._supervisor,
             rotation=self._rotation,
@@ -141,6 +147,7 @@ class App:
                 tree_kill="cgroup" if self._cgroup is not None else "best effort",
             ),
             warnings=(_NO_CGROUP,) if paths.is_system and self._cgroup is None else (),
+            slow=self._slow,
         )
         self._reloader = Reloader(
             self._source, self._supervisor, self._gateway.apply, self._events, self._notifier
@@ -160,7 +167,11 @@ class App:
             self._exit.replace,
             page,
         )
-        self._api = ApiServer(build_routes(handlers), control)
+        examiner = Doctor(
+            self._supervisor, self._source, gpus, health, self._slow, paths, bool(self._cgroup)
+        )
+        rows = (*build_routes(handlers), *doctor.routes(doctor.DoctorHandlers(examiner)))
+        self._api = ApiServer(rows, control)
 
     def _watched_files(self) -> tuple[Path, ...]:
         """Return what settings are read from now; a reload may name another `.env`."""
@@ -256,6 +267,7 @@ class App:
         )
         watch, save = self._reloader.watch(self._watch, _SELF), self._reloader.save_served()
         begun = [tasks.create_task(watch, name="watch"), tasks.create_task(save, name="save")]
+        begun.append(tasks.create_task(self._slow.run(), name="slow findings"))
         period_s = watchdog_period_s(os.environ, os.getpid())
         if period_s is not None:
             feed = feed_watchdog(

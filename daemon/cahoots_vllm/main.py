@@ -28,6 +28,8 @@ def main() -> None:
     arguments = _parser().parse_args()
     if arguments.check is not None:
         sys.exit(_check(arguments))
+    if arguments.doctor is not None:
+        sys.exit(_examine(arguments))
     logs = LogBuffer()
     set_up_logging(logs, is_verbose=arguments.verbose)
     try:
@@ -54,6 +56,23 @@ def _check(arguments: argparse.Namespace) -> int:
         texts = [finding.remedy, *(f"warning: {text}" for text in finding.warnings)]
         sys.stdout.write("".join(f"  {text}\n" for text in texts if text))
     return ExitCode.FAILED if any(finding.error for finding in findings) else ExitCode.DONE
+
+
+def _examine(arguments: argparse.Namespace) -> int:
+    """Examine this host without a daemon, and answer in JSON; exit 1 where something fails."""
+    from pydantic import TypeAdapter  # noqa: PLC0415 (no other start needs these)
+
+    from cahoots_vllm.control.doctor import Examination  # noqa: PLC0415
+    from cahoots_vllm.control.examination import examine_alone  # noqa: PLC0415
+
+    line = CommandLine(arguments.env_file, arguments.engine, arguments.model, arguments.port)
+    try:
+        found = asyncio.run(examine_alone(_paths(arguments), line, arguments.doctor))
+    except CahootsError as error:  # --config names no file
+        sys.stderr.write(f"{error}\n")
+        return ExitCode.BAD_SETTINGS
+    sys.stdout.buffer.write(TypeAdapter(Examination).dump_json(found) + b"\n")
+    return ExitCode.DONE if found.healthy else ExitCode.FAILED
 
 
 def _serve(arguments: argparse.Namespace, logs: LogBuffer) -> None:
@@ -116,6 +135,9 @@ def _parser() -> argparse.ArgumentParser:
         "--check", type=Path, nargs="*", metavar="FILE",
         help="validate the settings, or just these files, and exit",
     )  # fmt: skip
+    parser.add_argument(
+        "--doctor", metavar="WHY", help="examine this host, as no daemon answers, and exit"
+    )
     parser.add_argument("--json", action="store_true", help="with --check: answer in JSON")
     parser.add_argument("--config", type=Path, metavar="FILE", help="another cahoots-vllm.toml")
     parser.add_argument("--env-file", type=Path, metavar="FILE", help="another .env")

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
+from cahoots_vllm.control.findings import SlowFindings
 from cahoots_vllm.control.rotation import Rotation
 from cahoots_vllm.control.settings_source import SettingsSource
 from cahoots_vllm.control.state_file import StateFile
@@ -29,6 +30,7 @@ class StatusReader:
     daemon: DaemonStatus
     # What people should know for as long as this daemon lives.
     warnings: tuple[str, ...]
+    slow: SlowFindings
 
     async def read(self) -> Status:
         """Return the snapshot now; a GPU that does not answer delays it by 2 s at most."""
@@ -51,6 +53,7 @@ class StatusReader:
             endpoints=settings.gateway.endpoints,
             warnings=warnings,
             daemon=self.daemon,
+            findings=await self.slow.read(),
         )
         wall = Wall.read(asyncio.get_running_loop().time())
         return build_status(settings, self.supervisor.state, facts, wall)

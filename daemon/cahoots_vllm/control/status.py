@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from cahoots_vllm.core.doctor.finding import Findings
 from cahoots_vllm.core.launch import OptionValue
 from cahoots_vllm.host.gpu import Gpu
 
@@ -164,3 +165,5 @@ class Status:
     # Of the worker, or of the next one where there is none.
     adapted: tuple[AdaptedStatus, ...] = ()
     idle: IdleStatus | None = None
+    # Why inference is slow, where something was found.
+    findings: Findings = ()

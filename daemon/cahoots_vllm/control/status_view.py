@@ -18,6 +18,7 @@ from cahoots_vllm.control.status import (
     WaitStatus,
     WorkerStatus,
 )
+from cahoots_vllm.core.doctor.finding import Findings
 from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.memory import Memory, Shortage
 from cahoots_vllm.core.memory.sizes import changes_between
@@ -58,6 +59,7 @@ class Facts:
     endpoints: tuple[str, ...]
     warnings: tuple[str, ...]
     daemon: DaemonStatus
+    findings: Findings = ()
 
 
 def build_status(settings: Settings, state: State, facts: Facts, wall: Wall) -> Status:
@@ -90,6 +92,7 @@ def build_status(settings: Settings, state: State, facts: Facts, wall: Wall) -> 
         waiting_for=_waiting(state.shortage) if state.phase is Phase.BACKOFF else None,
         adapted=_adapted(plan.memory, wall) if plan is not None else (),
         idle=IdleStatus(wall.iso(state.idle.since), state.idle.after_s) if state.idle else None,
+        findings=facts.findings,
     )
 
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from cahoots_vllm.ctl import verbs
+from cahoots_vllm.ctl import doctor, verbs
 
 _EPILOG = """exit status:
   0 done   1 failed   2 usage   3 not ready (status, wait)   4 daemon unreachable
@@ -43,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     diagnose.add_argument("file", metavar="FILE", help="a log of vLLM, or - for standard input")
     diagnose.add_argument("--exit-code", type=int, metavar="N", help="how the process ended")
     diagnose.add_argument("--signal", type=int, metavar="N", help="the signal that ended it")
+    _add_doctor(add)
     _add_operations(add("operations", verbs.operations_list, "list what was asked of the daemon"))
     return parser
 
@@ -81,6 +82,14 @@ def _add_memory(parser: argparse.ArgumentParser) -> None:
     add("show", verbs.memory_show, "show it (default)")
     reset = add("reset", verbs.memory_reset, "forget it; a running worker stays as it is")
     reset.add_argument("model", nargs="?", metavar="MODEL", help="for this model only")
+
+
+def _add_doctor(add: _Add) -> None:
+    parser = add("doctor", doctor.doctor, "examine this host: what is wrong, and what helps")
+    parser.add_argument("--all", action="store_true", help="show what is well in full, too")
+    parser.add_argument(
+        "--system", action="store_true", help="without a daemon: the systemd service's files"
+    )
 
 
 def _add_operations(parser: argparse.ArgumentParser) -> None:

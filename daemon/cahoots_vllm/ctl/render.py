@@ -49,6 +49,10 @@ def _rows(status: Json, now: datetime) -> Iterator[Row]:
         yield Row("config", f"not applied, the last good settings stay: {error}", Tone.BAD)
     for gpu in status.get("gpus") or ():
         yield Row(f"gpu {gpu.get('index')}", _gpu(gpu))
+    for finding in status.get("findings") or ():
+        yield Row("slow", str(finding.get("sentence")), Tone.WARNING)
+        if remedy := finding.get("remedy"):
+            yield Row("  remedy", str(remedy))
     for warning in status.get("warnings") or ():
         yield Row("warning", str(warning), Tone.WARNING)
 

@@ -56,6 +56,11 @@ class OutputPump:
         """What was said: the first 3000 lines and the last 2000."""
         return (*self._first, *self._last)
 
+    @property
+    def first_lines(self) -> tuple[str, ...]:
+        """The first 3000 lines alone: a start's."""
+        return tuple(self._first)
+
     def _read(self) -> None:
         """Take a chunk, if there is one."""
         try:

@@ -115,6 +115,14 @@ class Worker:
         """Return the last lines it said, also to an earlier daemon."""
         return self._running.pump.lines[-_RECENT:] if self._running is not None else ()
 
+    def pids(self) -> list[int]:
+        """Return the living processes of its tree."""
+        return self._running.tree.pids() if self._running is not None else []
+
+    def start_lines(self) -> tuple[str, ...]:
+        """Return what it said at its start."""
+        return self._running.pump.first_lines if self._running is not None else ()
+
     async def watch(self) -> None:
         """Report Ready and Lost; return when it is lost, or by cancellation."""
         running = self._running
