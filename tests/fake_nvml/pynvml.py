@@ -1,8 +1,9 @@
 """A stand-in for the module `pynvml` that plays the file named by `FAKE_NVML`.
 
-Put the directory of this file before all others on PYTHONPATH. Only what host/gpu.py asks is here,
-by the real names (nvidia-ml-py 13); README.md beside it describes the file. It is read at each
-nvmlInit. A process that is gone holds nothing: the driver frees what it had.
+Put the directory of this file before all others on PYTHONPATH. Only what host/gpu.py and
+host/gpu_health.py ask is here, by the real names (nvidia-ml-py 13); README.md beside it describes
+the file. It is read at each nvmlInit. A process that is gone holds nothing: the driver frees what
+it had.
 """
 # ruff: noqa: N801, N802, N818 (NVML's own names)
 
@@ -84,6 +85,7 @@ class _Process:
 
 
 _gpus: list[dict[str, Any]] | None = None
+_driver: dict[str, Any] = {}
 
 
 def nvmlInit() -> None:
@@ -92,11 +94,22 @@ def nvmlInit() -> None:
     if not content.get("driver", True):
         raise NVMLError_DriverNotLoaded
     _gpus = content["gpus"]
+    _driver.update(content)
 
 
 def nvmlShutdown() -> None:
     global _gpus  # noqa: PLW0603 (as above)
     _gpus = None
+
+
+def nvmlSystemGetDriverVersion() -> str:
+    _all()
+    return str(_driver.get("driver_version", "580.65.06"))
+
+
+def nvmlSystemGetCudaDriverVersion_v2() -> int:
+    _all()
+    return int(_driver.get("cuda", 13000))
 
 
 def nvmlDeviceGetCount() -> int:
@@ -121,6 +134,25 @@ def nvmlDeviceGetMemoryInfo(handle: dict[str, Any]) -> _Memory:
     total = int(_asked("nvmlDeviceGetMemoryInfo", handle)["total_mib"])
     used = used_mib(handle)
     return _Memory(total * _MIB, (total - used) * _MIB, used * _MIB)
+
+
+def nvmlDeviceGetCudaComputeCapability(handle: dict[str, Any]) -> list[int]:
+    return list(_asked("nvmlDeviceGetCudaComputeCapability", handle).get("capability", (8, 9)))
+
+
+def nvmlDeviceGetCurrentClocksThrottleReasons(handle: dict[str, Any]) -> int:
+    asked = _asked("nvmlDeviceGetCurrentClocksThrottleReasons", handle)
+    return int(asked.get("clock_reasons", 0))
+
+
+def nvmlDeviceGetEnforcedPowerLimit(handle: dict[str, Any]) -> int:
+    asked = _asked("nvmlDeviceGetEnforcedPowerLimit", handle)
+    return int(asked.get("power_limit_w", 450) * 1000)
+
+
+def nvmlDeviceGetPowerManagementDefaultLimit(handle: dict[str, Any]) -> int:
+    asked = _asked("nvmlDeviceGetPowerManagementDefaultLimit", handle)
+    return int(asked.get("power_default_w", 450) * 1000)
 
 
 def nvmlDeviceGetUtilizationRates(handle: dict[str, Any]) -> _Utilization:

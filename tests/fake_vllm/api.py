@@ -113,6 +113,7 @@ class Api:
             ("num_requests_running", "gauge", counters.running),
             ("num_requests_waiting", "gauge", counters.waiting),
             ("kv_cache_usage_perc", "gauge", min(1.0, counters.running / 100)),
+            ("num_preemptions_total", "counter", counters.preemptions),
             ("prompt_tokens_total", "counter", counters.prompt_tokens),
             ("generation_tokens_total", "counter", counters.generation_tokens),
         ]

@@ -28,6 +28,7 @@ class Counters:
     running: int = 0
     prompt_tokens: int = 0
     generation_tokens: int = 0
+    preemptions: int = 0
     finished: dict[str, int] = field(default_factory=lambda: {"stop": 0, "length": 0, "abort": 0})
 
     @contextmanager
@@ -102,6 +103,7 @@ class Engine:
         self.counters.prompt_tokens += len(prompt.split())
         with self.counters.one("running"):
             await self._emit(tokens, emit)
+        self.counters.preemptions += self._behaviour.preempts
         self._answered += 1
         if self._answered == self._behaviour.exit0_after_requests:
             self._processes.kill_engine()

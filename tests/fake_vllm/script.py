@@ -57,6 +57,7 @@ class Behaviour:
     frozen_after_requests: int | None = None
     ready_but_no_token: bool = False
     health_200_but_completions_500: bool = False
+    preempts: int = 0  # how often each request was preempted, for want of KV cache
     # Death while serving, always with exit status 0.
     crash_on_prompt: str | None = None
     exit0_after_s: float | None = None

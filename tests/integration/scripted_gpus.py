@@ -23,6 +23,10 @@ class Gpu:
     processes: list[dict[str, int | None]] = field(default_factory=list)
     errors: dict[str, str] = field(default_factory=dict)
     hangs_s: dict[str, float] = field(default_factory=dict)
+    capability: tuple[int, int] = (8, 9)
+    clock_reasons: int = 0
+    power_limit_w: float = 450
+    power_default_w: float = 450
 
     def held_by(self, pid: int, mib: int | None) -> "Gpu":
         """Let a process hold memory of it."""
@@ -43,9 +47,10 @@ class ScriptedGpus:
         """What to add to a daemon's; PYTHONPATH goes before what is there already."""
         return {pynvml.VARIABLE: str(self.path), "PYTHONPATH": LIBRARY}
 
-    def show(self, *gpus: Gpu) -> None:
-        """Let these be the GPUs from now on."""
-        self._write({"driver": True, "gpus": [asdict(gpu) for gpu in gpus]})
+    def show(self, *gpus: Gpu, cuda: int = 13000) -> None:
+        """Let these be the GPUs from now on, of a driver that runs CUDA up to `cuda`."""
+        content = {"driver": True, "cuda": cuda, "gpus": [asdict(gpu) for gpu in gpus]}
+        self._write(content)
 
     def take_driver_away(self) -> None:
         self._write({"driver": False, "gpus": []})

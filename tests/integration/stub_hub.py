@@ -3,6 +3,7 @@
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,6 +34,8 @@ class StubHub:
         self.tokens: set[str] = set()
         # What every repo holds.
         self.files: dict[str, bytes] = dict(FILES)
+        # Whose clock it goes by, in seconds beside this host's.
+        self.clock_ahead_s = 0.0
         self.is_closing = threading.Event()
 
 
@@ -48,6 +51,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401 (as inherited)
         """Say nothing."""
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        now = time.time() + self.hub.clock_ahead_s
+        return super().date_time_string(now if timestamp is None else timestamp)
 
     def _answer(self) -> None:
         path = self.path.partition("?")[0]

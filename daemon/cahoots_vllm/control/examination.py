@@ -52,7 +52,9 @@ class Doctor:
             daemon_pid=os.getpid(),
             worker=_worker_facts(supervisor),
             worker_pids=frozenset(worker.pids() if worker is not None else ()),
-            is_engine_proven=phase is Phase.READY,
+            # Past its imports: they work, and another one would only slow it.
+            is_engine_proven=worker is not None
+            and (phase is Phase.READY or worker.progress.rank > 0),
             is_delegated=self.is_delegated,
         )
         return await _examine(patient, by="daemon")
