@@ -22,7 +22,7 @@ from cahoots_vllm.host.process_info import environ_value
 
 _NVML_S = 3.0
 _LOOK_S = 2.0
-_IMPORT_S = 3.8
+_IMPORT_S = 3.2
 _HUB_S = 4.0
 _SAMPLE_S = 0.7
 _HUB_URL = "https://huggingface.co"

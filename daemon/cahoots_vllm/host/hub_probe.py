@@ -46,8 +46,8 @@ async def probe_hub(endpoint: str, token: Secret | None) -> HubFacts:
     try:
         parts = urlsplit(endpoint)
         proxy = _proxy_of(parts)
-    except ValueError as error:
-        return HubFacts(_shown(endpoint), Reach.BAD_URL, str(error), has_token=token is not None)
+    except ValueError:  # its words repeat the URL, and that may have a password
+        return HubFacts(_shown(endpoint), Reach.BAD_URL, has_token=token is not None)
     facts = partial(
         HubFacts,
         _shown(endpoint),
@@ -138,7 +138,7 @@ def _explain(error: Exception) -> tuple[Reach, str]:
         case TimeoutError() | asyncio.TimeoutError():
             return Reach.TIMEOUT, f"in {_TIMEOUT_S:.0f} s"
         case aiohttp.InvalidURL() | ValueError():
-            return Reach.BAD_URL, str(error)
+            return Reach.BAD_URL, ""  # its words repeat the URL
         case aiohttp.ClientConnectorDNSError() | socket.gaierror():
             found = Reach.DNS
         case _ if isinstance(cause, ConnectionRefusedError):
