@@ -1,17 +1,19 @@
 """`cahootsctl doctor`: asks the daemon, or looks itself where no daemon answers."""
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
 
 from cahoots_vllm.core.errors import CahootsError, Kind
-from cahoots_vllm.core.wire import ExitCode
+from cahoots_vllm.core.wire import SYSTEM_SOCKET, ExitCode
 from cahoots_vllm.ctl.text import Json, Line, Tone, escape
 from cahoots_vllm.ctl.verbs import Context
 
 _DEADLINE_S = 20.0
+_SYSTEM_CONFIG = "/etc/cahoots-vllm"
 _LABEL = 14
 _INDENT = 4
 _TONES = {"ok": Tone.PLAIN, "warn": Tone.WARNING, "fail": Tone.BAD}
@@ -25,9 +27,18 @@ def doctor(ctx: Context) -> int:
     except CahootsError as error:
         if error.kind is not Kind.UNREACHABLE:
             raise
-        document = _look_alone(error.message, is_system=ctx.args.system)
+        document = _look_alone(error.message, is_system=_is_service(ctx))
     ctx.console.result(document, doctor_lines(document, ctx.console.width, ctx.args.all))
     return ExitCode.DONE if document.get("healthy") else ExitCode.FAILED
+
+
+def _is_service(ctx: Context) -> bool:
+    """Whether the daemon that does not answer is the system's service, by what was asked for."""
+    if ctx.args.system or ctx.args.socket == SYSTEM_SOCKET:
+        return True
+    # Where the package is installed, that one is meant, unless a socket was named.
+    named = ctx.args.socket or os.environ.get("CAHOOTS_VLLM_SOCKET")
+    return named is None and os.path.isdir(_SYSTEM_CONFIG)  # noqa: PTH112 (pathlib would cost 10 ms at each start)
 
 
 def _look_alone(reason: str, *, is_system: bool) -> Json:

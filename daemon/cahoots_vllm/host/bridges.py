@@ -1,6 +1,7 @@
 """Container networks of this host: the bridges of Docker and Podman, and Docker Desktop."""
 
 import fcntl
+import os
 import re
 import socket
 import struct
@@ -13,15 +14,17 @@ _SYS = Path("/sys/class/net")
 _NAME = re.compile(r"docker\d+|br-[0-9a-f]{12}|podman\d+|cni-podman\d+")
 _SIOCGIFADDR = 0x8915  # netdevice(7)
 _IFREQ = struct.Struct("16s16x")
-_DESKTOP = (Path("/mnt/wsl/docker-desktop"), Path.home() / ".docker" / "desktop")
+_WSL_DESKTOP = Path("/mnt/wsl/docker-desktop")
 
 
-def read_docker(sys: Path = _SYS, desktop: tuple[Path, ...] = _DESKTOP) -> DockerFacts:
+def read_docker(sys: Path = _SYS, desktop: Path = _WSL_DESKTOP) -> DockerFacts:
     """Return the bridges, in order of their names. Raises OSError."""
+    home = os.environ.get("HOME")
+    places = [desktop, *([Path(home) / ".docker" / "desktop"] if home else [])]
     found = [path for path in sorted(sys.glob("*")) if _NAME.fullmatch(path.name)]
     return DockerFacts(
         bridges=tuple(Bridge(path.name, _address(path.name), _is_up(path)) for path in found),
-        is_desktop=any(path.exists() for path in desktop),
+        is_desktop=any(path.exists() for path in places),
     )
 
 

@@ -59,14 +59,14 @@ def test_gpus_on_the_bus_without_a_driver(tmp_path: Path) -> None:
 def test_bridges_of_containers_and_no_others(tmp_path: Path) -> None:
     for name, carrier in (("docker0", "0"), ("br-0123456789ab", "1"), ("br0", "1"), ("lo", "1")):
         write(tmp_path / name / "carrier", f"{carrier}\n")
-    facts = read_docker(tmp_path, (tmp_path / "desktop",))
+    facts = read_docker(tmp_path, tmp_path / "desktop")
     assert [(b.name, b.is_up) for b in facts.bridges] == [
         ("br-0123456789ab", True),
         ("docker0", False),
     ]
     assert not facts.is_desktop
     (tmp_path / "desktop").mkdir()
-    assert read_docker(tmp_path, (tmp_path / "desktop",)).is_desktop
+    assert read_docker(tmp_path, tmp_path / "desktop").is_desktop
 
 
 def test_disk_of_a_directory_that_is_not_there_yet(tmp_path: Path) -> None:
