@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from cahoots_vllm import __version__
+from cahoots_vllm.api.check import CheckHandlers, check_routes
 from cahoots_vllm.api.handlers import Handlers
 from cahoots_vllm.api.routes import build_routes
 from cahoots_vllm.api.server import ApiServer
@@ -19,6 +20,7 @@ from cahoots_vllm.control.announcer import Announcer
 from cahoots_vllm.control.catalog import Catalog
 from cahoots_vllm.control.effects import Parts
 from cahoots_vllm.control.event_hub import EventHub
+from cahoots_vllm.control.fit_check import fit_check
 from cahoots_vllm.control.gate import Gate
 from cahoots_vllm.control.gpu_release import GpuRelease
 from cahoots_vllm.control.handover import Handover
@@ -26,6 +28,7 @@ from cahoots_vllm.control.learned import Learned, MemoryRecord
 from cahoots_vllm.control.load_times import LoadTimes
 from cahoots_vllm.control.log_buffer import LogBuffer
 from cahoots_vllm.control.metrics import MetricsPage
+from cahoots_vllm.control.model_check import ModelCheck
 from cahoots_vllm.control.operation import Caller
 from cahoots_vllm.control.option_check import OptionCheck
 from cahoots_vllm.control.preflight import Preflight
@@ -50,6 +53,7 @@ from cahoots_vllm.host.engine_options import EngineOptions
 from cahoots_vllm.host.fd_store import FdStore
 from cahoots_vllm.host.gpu import NvmlReader
 from cahoots_vllm.host.hub import ProcessHub
+from cahoots_vllm.host.hub_answer import ProcessHubLook
 from cahoots_vllm.host.journal import Journal, is_journal_stream
 from cahoots_vllm.host.kernel_log import KernelLog
 from cahoots_vllm.host.listeners import Listeners
@@ -160,7 +164,9 @@ class App:
             self._exit.replace,
             page,
         )
-        self._api = ApiServer(build_routes(handlers), control)
+        hub, cache = ProcessHubLook(self._children), paths.cache_dir
+        check = CheckHandlers(ModelCheck(self._fit, hub, cache), self._supervisor)
+        self._api = ApiServer((*build_routes(handlers), *check_routes(check)), control)
 
     def _watched_files(self) -> tuple[Path, ...]:
         """Return what settings are read from now; a reload may name another `.env`."""
@@ -182,13 +188,16 @@ class App:
             settings=self._settings.worker,
             store=self.store,
         )
+        gate = Gate(gpus, f"{self._paths.runtime_dir}#")
+        self._fit = fit_check(gate, record.fits, self._state_file, logs)
         parts = Parts(
             context=context,
             preflight=Preflight(ProcessHub(self._children), self._paths.cache_dir),
             options=OptionCheck(EngineOptions(self._paths.cache_dir, self._children)),
+            fit=self._fit,
             rotation=self._rotation,
             release=GpuRelease(gpus),
-            gate=Gate(gpus, f"{self._paths.runtime_dir}#"),
+            gate=gate,
             learned=self._learned,
             load_times=LoadTimes(
                 record.load_times,

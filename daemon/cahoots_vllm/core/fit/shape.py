@@ -84,6 +84,7 @@ class ModelShape:
     quantization: Quantization | None = None
     has_vision: bool = False
     has_norms_of_heads: bool = False
+    is_stretched: bool = False
     unknown: str = ""
 
 
@@ -122,6 +123,7 @@ def read_shape(config: Config) -> ModelShape | None:
         quantization=read_quantization(config) or read_quantization(text),
         has_vision="vision_config" in config,
         has_norms_of_heads=_kind(text).startswith(("qwen3", "gemma3")),
+        is_stretched=_is_stretched(text),
         unknown=_unknown(text),
     )
 
@@ -180,6 +182,12 @@ def _windows(text: Config, layers: int) -> tuple[int | None, ...]:
     if _kind(text) in ("gemma2", "gpt_oss"):  # every other layer, the first windowed
         return tuple(None if n % 2 else window for n in range(layers))
     return (window,) * layers
+
+
+def _is_stretched(text: Config) -> bool:
+    """Whether RoPE scaling lets the engine accept more than max_position_embeddings."""
+    scaling = text.get("rope_scaling") or text.get("rope_parameters")
+    return isinstance(scaling, dict) and "factor" in scaling
 
 
 def _experts(text: Config, hidden: int) -> Experts | None:

@@ -216,7 +216,7 @@ def test_text_config_is_what_counts() -> None:
 def test_report_of_a_gpu_engine() -> None:
     report = Report()
     for line in (
-        "(Worker_TP0 pid=1) INFO 04-09 20:28:40 [r.py:1] Model loading took 15.27 GiB and 8 seconds",
+        "(Worker_TP0 pid=1) INFO 04-09 20:28:40 [r.py:1] Model loading took 15.27 GiB and 8 s",
         "(Worker_TP1 pid=2) INFO 04-09 20:28:40 [w.py:1] Available KV cache memory: 7.90 GiB",
         "(Worker_TP0 pid=1) INFO 04-09 20:28:40 [w.py:1] Available KV cache memory: 3.50 GiB",
         "(EngineCore pid=3) INFO 04-09 20:28:41 [k.py:1] GPU KV cache size: 59,040 tokens",
