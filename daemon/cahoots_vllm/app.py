@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cahoots_vllm import __version__
 from cahoots_vllm.api import doctor
+from cahoots_vllm.api.check import CheckHandlers, check_routes
 from cahoots_vllm.api.handlers import Handlers
 from cahoots_vllm.api.routes import build_routes
 from cahoots_vllm.api.server import ApiServer
@@ -22,6 +23,7 @@ from cahoots_vllm.control.effects import Parts
 from cahoots_vllm.control.event_hub import EventHub
 from cahoots_vllm.control.examination import Doctor
 from cahoots_vllm.control.findings import SlowFindings
+from cahoots_vllm.control.fit_check import fit_check
 from cahoots_vllm.control.gate import Gate
 from cahoots_vllm.control.gpu_release import GpuRelease
 from cahoots_vllm.control.handover import Handover
@@ -29,6 +31,7 @@ from cahoots_vllm.control.learned import Learned, MemoryRecord
 from cahoots_vllm.control.load_times import LoadTimes
 from cahoots_vllm.control.log_buffer import LogBuffer
 from cahoots_vllm.control.metrics import MetricsPage
+from cahoots_vllm.control.model_check import ModelCheck
 from cahoots_vllm.control.operation import Caller
 from cahoots_vllm.control.option_check import OptionCheck
 from cahoots_vllm.control.preflight import Preflight
@@ -54,6 +57,7 @@ from cahoots_vllm.host.fd_store import FdStore
 from cahoots_vllm.host.gpu import NvmlReader
 from cahoots_vllm.host.gpu_health import GpuHealth
 from cahoots_vllm.host.hub import ProcessHub
+from cahoots_vllm.host.hub_answer import ProcessHubLook
 from cahoots_vllm.host.journal import Journal, is_journal_stream
 from cahoots_vllm.host.kernel_log import KernelLog
 from cahoots_vllm.host.listeners import Listeners
@@ -170,7 +174,13 @@ class App:
         examiner = Doctor(
             self._supervisor, self._source, gpus, health, self._slow, paths, bool(self._cgroup)
         )
-        rows = (*build_routes(handlers), *doctor.routes(doctor.DoctorHandlers(examiner)))
+        hub, cache = ProcessHubLook(self._children), paths.cache_dir
+        check = CheckHandlers(ModelCheck(self._fit, hub, cache), self._supervisor)
+        rows = (
+            *build_routes(handlers),
+            *doctor.routes(doctor.DoctorHandlers(examiner)),
+            *check_routes(check),
+        )
         self._api = ApiServer(rows, control)
 
     def _watched_files(self) -> tuple[Path, ...]:
@@ -193,13 +203,16 @@ class App:
             settings=self._settings.worker,
             store=self.store,
         )
+        gate = Gate(gpus, f"{self._paths.runtime_dir}#")
+        self._fit = fit_check(gate, record.fits, self._state_file, logs)
         parts = Parts(
             context=context,
             preflight=Preflight(ProcessHub(self._children), self._paths.cache_dir),
             options=OptionCheck(EngineOptions(self._paths.cache_dir, self._children)),
+            fit=self._fit,
             rotation=self._rotation,
             release=GpuRelease(gpus),
-            gate=Gate(gpus, f"{self._paths.runtime_dir}#"),
+            gate=gate,
             learned=self._learned,
             load_times=LoadTimes(
                 record.load_times,

@@ -1,11 +1,14 @@
 """Request bodies of the control API, parsed once."""
 
 import json
+from typing import TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from cahoots_vllm.core.errors import CahootsError, Kind
+
+_Body = TypeVar("_Body", bound=BaseModel)
 
 
 class SwapModelBody(BaseModel):
@@ -31,9 +34,14 @@ class SwapModelBody(BaseModel):
 
 async def read_swap_model(request: web.Request) -> SwapModelBody:
     """Return the body. Raises CahootsError (BAD_REQUEST)."""
+    return await read_body(request, SwapModelBody)
+
+
+async def read_body(request: web.Request, kind: type[_Body]) -> _Body:
+    """Return a body of a kind. Raises CahootsError (BAD_REQUEST)."""
     try:
         # Bytes: JSON is Unicode whatever charset the request names (RFC 8259 section 8.1).
-        return SwapModelBody.model_validate(json.loads(await request.read()))
+        return kind.model_validate(json.loads(await request.read()))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "body"

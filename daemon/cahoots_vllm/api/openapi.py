@@ -7,9 +7,11 @@ from pydantic import TypeAdapter
 
 from cahoots_vllm import __version__
 from cahoots_vllm.api.bodies import SwapModelBody
+from cahoots_vllm.api.check import CheckBody
 from cahoots_vllm.api.routes import Route
 from cahoots_vllm.control.doctor import Examination
 from cahoots_vllm.control.memory_status import LessonStatus
+from cahoots_vllm.control.model_check import ModelReport
 from cahoots_vllm.control.operation import Operation
 from cahoots_vllm.control.status import Status
 from cahoots_vllm.core.config_view import KeyChange
@@ -109,6 +111,8 @@ def _schemas() -> dict[str, object]:
         ("KeyChange", KeyChange),
         ("SwapModelBody", SwapModelBody),
         ("Examination", Examination),
+        ("CheckBody", CheckBody),
+        ("ModelReport", ModelReport),
     ):
         schema = TypeAdapter(type_).json_schema(ref_template=_REFS)
         # An operation's own Problem and what it is made of are not what goes over the wire.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from cahoots_vllm.control.examine import child_environment, examine
+from cahoots_vllm.control.fit_check import FitCheck
 from cahoots_vllm.control.gate import Gate
 from cahoots_vllm.control.gpu_release import GpuRelease
 from cahoots_vllm.control.handover import Handover, Left
@@ -61,6 +62,7 @@ class Parts:
     context: WorkerContext
     preflight: Preflight
     options: OptionCheck
+    fit: FitCheck
     rotation: Rotation
     release: GpuRelease
     gate: Gate
@@ -213,9 +215,9 @@ class Effects:
 
     async def _run_check(self, goal: LaunchSpec, settings: Settings, *, repairs: bool) -> None:
         parts = self._parts
-        result = await examine(
-            goal, settings, parts.options, parts.preflight, self._on_progress, repairs=repairs
-        )
+        looks = parts.options, parts.preflight, parts.fit
+        tell = self._on_progress
+        result = await examine(goal, settings, *looks, progress=tell, repairs=repairs)
         if isinstance(result, Diagnosis):
             self._send(CheckFailed(goal, result))
             return
@@ -248,7 +250,7 @@ class Effects:
             event=self._send,
             suspect=self._parts.rotation.lose,
             progress=self._report_start,
-            line=lambda text: self._log(generation, text),
+            line=lambda text: self._log(generation, text, launch),
             stuck=lambda text: self._on_progress(text, None),
             is_asked=lambda: self._parts.rotation.is_asked(generation),
         )
@@ -274,8 +276,9 @@ class Effects:
         level = parse_line(text).level
         self._parts.logs.add("worker", text, level=level, generation=generation)
 
-    def _log(self, generation: int, text: str) -> None:
+    def _log(self, generation: int, text: str, launch: LaunchSpec) -> None:
         self._log_line(generation, text)
+        self._parts.fit.line(generation, text, launch)
         self._parts.worker_log.line(generation, text)
 
     async def _drain(self, generation: int, timeout_s: float) -> None:

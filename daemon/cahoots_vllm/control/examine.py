@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 
+from cahoots_vllm.control.fit_check import FitCheck
 from cahoots_vllm.control.option_check import OptionCheck
 from cahoots_vllm.control.preflight import Preflight, ProgressSink
 from cahoots_vllm.core.diagnosis import Cause, Diagnosis
@@ -21,8 +22,9 @@ async def examine(
     settings: Settings,
     options: OptionCheck,
     preflight: Preflight,
-    progress: ProgressSink,
+    fit: FitCheck,
     *,
+    progress: ProgressSink,
     repairs: bool,
 ) -> LaunchSpec | Diagnosis:
     """Return what to start for a goal, or why it cannot be.
@@ -37,6 +39,8 @@ async def examine(
         result = await options.check(goal, settings.engine, plain, progress)
         if result is None:
             result = await preflight.check(goal, env, known, progress, repairs=repairs)
+        if isinstance(result, LaunchSpec):
+            result = await fit.refuse(result, settings) or result
     except CahootsError as error:
         result = Diagnosis(Cause.UNKNOWN, error.message, error.remedy, is_retryable=True)
     except OSError as error:  # a TimeoutError is one too

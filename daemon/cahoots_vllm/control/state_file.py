@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from cahoots_vllm.control.fit_records import FitRecord
 from cahoots_vllm.control.learned import MemoryRecord
 from cahoots_vllm.host.files import write_atomically
 from cahoots_vllm.worker.leftovers import WorkerMark
@@ -26,6 +27,8 @@ class StateRecord(BaseModel):
     memory: tuple[MemoryRecord, ...] = ()
     # Seconds that the last starts took until ready, by what the model is loaded from.
     load_times: dict[str, tuple[float, ...]] = {}
+    # What starts have shown of a model's memory, the oldest first.
+    fits: tuple[FitRecord, ...] = ()
 
 
 def _whole_lessons(found: object) -> tuple[MemoryRecord, ...]:
@@ -46,6 +49,17 @@ def _whole_times(found: object) -> dict[str, tuple[float, ...]]:
         return _TIMES.validate_python(found)
     except ValidationError:
         return {}
+
+
+_FITS = TypeAdapter(tuple[FitRecord, ...])
+
+
+def _whole_fits(found: object) -> tuple[FitRecord, ...]:
+    """Return the figures, none where they are damaged: the next starts show them anew."""
+    try:
+        return _FITS.validate_python(found)
+    except ValidationError:
+        return ()
 
 
 def _length(found: object) -> int:
@@ -74,6 +88,7 @@ class StateFile:
             is_record = isinstance(document, dict)
             memory = document.pop("memory", ()) if is_record else ()
             times = document.pop("load_times", {}) if is_record else {}
+            fits = document.pop("fits", ()) if is_record else ()
             self.record = StateRecord.model_validate(document)
         except FileNotFoundError:
             return self.record
@@ -84,7 +99,8 @@ class StateFile:
             self._put_aside()
             return self.record
         lessons = _whole_lessons(memory)
-        kept = {"memory": lessons, "load_times": _whole_times(times)}
+        kept: dict[str, object] = {"memory": lessons, "load_times": _whole_times(times)}
+        kept["fits"] = _whole_fits(fits)
         self.record = self.record.model_copy(update=kept)
         if (count := _length(memory) - len(lessons)) > 0:
             self._damage = f"{count} lessons about memory in {self._path} were damaged: forgotten"

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 
 from cahoots_vllm.ctl import doctor, verbs
+from cahoots_vllm.ctl.check import CHECK_OPTIONS, model_check
 
 _EPILOG = """exit status:
   0 done   1 failed   2 usage   3 not ready (status, wait)   4 daemon unreachable
@@ -29,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = _verb_adder(parser.add_subparsers(metavar="VERB", required=True).add_parser)
     add("status", verbs.status, "show what is served and how it is doing")
     _add_changes(add)
+    _add_check(add)
     wait = add("wait", verbs.wait, "wait until the worker is ready")
     wait.add_argument("--timeout", type=_seconds, metavar="S", help="give up after S seconds")
     wait.add_argument("--no-progress", action="store_true", help="be silent while waiting")
@@ -65,6 +67,13 @@ def _add_changes(add: _Add) -> None:
         change.add_argument(
             "--no-wait", action="store_true", help="print the operation's id and return"
         )
+
+
+def _add_check(add: _Add) -> None:
+    check = add("check", model_check, "say whether a model could be served; nothing is changed")
+    check.add_argument("model", metavar="MODEL", help="a repo id, a directory or a profile")
+    for name, kind in CHECK_OPTIONS.items():
+        check.add_argument(f"--{name}", type=kind, metavar="N" if kind is int else "V")
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:

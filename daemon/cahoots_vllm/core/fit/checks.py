@@ -1,0 +1,87 @@
+"""The checks before a model is served that need no more than its files and the options. Pure."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from cahoots_vllm.core.fit import words
+from cahoots_vllm.core.fit.estimate import Fit, Verdict
+from cahoots_vllm.core.fit.shape import ModelShape
+from cahoots_vllm.core.launch import LaunchSpec
+from cahoots_vllm.core.memory.sizes import CONTEXT, read_sizes
+
+# Methods whose weights were quantized before: the engine refuses them for plain weights, and for
+# those of another (vllm/config/model.py, _verify_quantization).
+_STORED = frozenset({"awq", "gptq", "compressed-tensors", "modelopt", "auto-round", "mxfp4"})
+
+
+class Level(StrEnum):
+    """How bad it is."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at; `remedy` is "" where nothing has to be done."""
+
+    name: str
+    level: Level
+    sentence: str
+    remedy: str = ""
+
+
+def model_checks(shape: ModelShape, launch: LaunchSpec) -> Iterator[Check]:
+    """Yield what the configuration says against the options."""
+    yield check_quantization(shape, launch)
+    yield check_context(shape, launch)
+
+
+def check_quantization(shape: ModelShape, launch: LaunchSpec) -> Check:
+    """Compare --quantization with what the repo's weights are."""
+    asked = launch.option("quantization")
+    stored = shape.quantization.method if shape.quantization else None
+    what = f"the weights are {stored}" if stored else "the weights are not quantized"
+    if not isinstance(asked, str):
+        return Check("quantization", Level.OK, what)
+    family = asked.lower().removesuffix("_marlin")
+    clashes = family in _STORED and family != (stored or "").removesuffix("_marlin")
+    if not clashes or (stored is not None and stored not in _STORED):
+        return Check("quantization", Level.OK, f"{what}; {asked} is asked for")
+    remedy = f"remove the option quantization, or serve a repo whose weights are {family}"
+    return Check("quantization", Level.FAIL, f"{what}, but {asked} is asked for", remedy)
+
+
+def check_context(shape: ModelShape, launch: LaunchSpec) -> Check:
+    """Compare --max-model-len with the model's own length: the engine refuses a longer one."""
+    asked, own = read_sizes(launch).max_model_len, shape.context
+    if own is None:
+        return Check("context", Level.OK, "the configuration tells no context length")
+    if asked is None or asked <= own or CONTEXT in launch.fitted:
+        tokens = min(asked or own, own)
+        return Check("context", Level.OK, f"{tokens:,} of the model's own {own:,} tokens")
+    said = f"max-model-len {asked:,} is more than the model's own {own:,} tokens"
+    # Read from a longer length by RoPE scaling, or allowed by the person.
+    may_stretch = shape.is_stretched or any(
+        name.partition(".")[0] in ("hf-overrides", "rope-scaling") for name, _ in launch.options
+    )
+    if may_stretch or "VLLM_ALLOW_LONG_MAX_MODEL_LEN" in dict(launch.env):
+        return Check("context", Level.WARN, said, "the engine decides by its RoPE scaling")
+    return Check("context", Level.FAIL, said, f"set max-model-len to {own} or less")
+
+
+def check_memory(fit: Fit | None, *, is_cpu: bool) -> Check:
+    """Return what the memory says; a fail only where no shorter context could help."""
+    if fit is None:
+        remedy = "see cahootsctl doctor for why no GPU is seen"
+        return Check("memory", Level.WARN, "no GPU is seen: whether it fits cannot be told", remedy)
+    level = {
+        Verdict.FITS: Level.OK,
+        Verdict.SHORTER: Level.WARN,
+        Verdict.TOO_LARGE: Level.WARN,
+        Verdict.IMPOSSIBLE: Level.FAIL,
+        Verdict.UNKNOWN: Level.WARN,
+    }[fit.verdict]
+    return Check("memory", level, words.sentence(fit), words.remedy(fit, is_cpu=is_cpu))

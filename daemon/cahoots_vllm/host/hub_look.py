@@ -1,0 +1,52 @@
+"""Looks at a repo on the hub without downloading it; a program of its own, as hub_fetch is.
+
+Run as `python -m cahoots_vllm.host.hub_look REPO [REVISION]` with HF_TOKEN and HF_ENDPOINT in the
+environment. Prints one JSON object: {"sha", "files": {name: bytes}, "config", "gated"} or
+{"status", "error"}; `status` is HTTP's, null where the hub was not reached. Keeps nothing.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import (  # type: ignore[attr-defined] # as in hub_fetch
+    HFValidationError,
+    HTTPError,
+)
+
+from cahoots_vllm.host.children import end_with_parent
+
+_TIMEOUT_S = 20.0
+
+
+def main() -> int:
+    """Ask and print; the exit status is 0 whenever the line says how it went."""
+    end_with_parent()
+    repo = sys.argv[1]
+    revision = sys.argv[2] if len(sys.argv) > 2 else None  # noqa: PLR2004 (optional second argument)
+    try:
+        said = _look(repo, revision)
+    except (HTTPError, HFValidationError, OSError, ValueError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        said = {"status": status, "error": first}
+    sys.stdout.write(json.dumps(said) + "\n")
+    return 0
+
+
+def _look(repo: str, revision: str | None) -> dict[str, object]:
+    info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_S)
+    files = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
+    config: object = {}
+    if "config.json" in files:
+        # The very file: for a gated repo this is what shows whether the token may have it.
+        with tempfile.TemporaryDirectory() as directory:
+            path = hf_hub_download(repo, "config.json", revision=info.sha, local_dir=directory)
+            config = json.loads(Path(path).read_text())
+    return {"sha": info.sha, "files": files, "config": config, "gated": bool(info.gated)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
