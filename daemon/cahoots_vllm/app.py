@@ -12,10 +12,12 @@ from functools import partial
 from pathlib import Path
 
 from cahoots_vllm import __version__
+from cahoots_vllm.api import bench
 from cahoots_vllm.api.handlers import Handlers
 from cahoots_vllm.api.routes import build_routes
 from cahoots_vllm.api.server import ApiServer
 from cahoots_vllm.control.announcer import Announcer
+from cahoots_vllm.control.bench_history import BenchHistory
 from cahoots_vllm.control.catalog import Catalog
 from cahoots_vllm.control.effects import Parts
 from cahoots_vllm.control.event_hub import EventHub
@@ -124,7 +126,8 @@ class App:
         # A socket of its own: when that one is full, the daemon's own entries are not held up.
         self._worker_log = WorkerLog(Journal() if has_journal else None)
         gpus = NvmlReader()
-        self._supervisor = self._build_supervisor(gpus, logs, keeps_override=keeps_override)
+        gate = Gate(gpus, f"{paths.runtime_dir}#")
+        self._supervisor = self._build_supervisor(gpus, gate, logs, keeps_override=keeps_override)
         self._gateway.speak_ollama(Catalog(self._supervisor, self._rotation))
         self._watch = FileWatch(self._watched_files)
         status = StatusReader(
@@ -160,7 +163,11 @@ class App:
             self._exit.replace,
             page,
         )
-        self._api = ApiServer(build_routes(handlers), control)
+        results = BenchHistory(
+            paths.state_file.with_name("bench.jsonl"), self._supervisor, gate, paths.runtime_dir
+        )
+        benches = bench.routes(bench.BenchHandlers(results))
+        self._api = ApiServer((*build_routes(handlers), *benches), control)
 
     def _watched_files(self) -> tuple[Path, ...]:
         """Return what settings are read from now; a reload may name another `.env`."""
@@ -170,7 +177,7 @@ class App:
         return (Path(settings.env_file), paths.config, *key_files, *paths.profile_dirs)
 
     def _build_supervisor(
-        self, gpus: NvmlReader, logs: LogBuffer, *, keeps_override: bool
+        self, gpus: NvmlReader, gate: Gate, logs: LogBuffer, *, keeps_override: bool
     ) -> Supervisor:
         record = self._state_file.load()
         self._learned = Learned(record.memory, self._save_lessons, time.monotonic)
@@ -188,7 +195,7 @@ class App:
             options=OptionCheck(EngineOptions(self._paths.cache_dir, self._children)),
             rotation=self._rotation,
             release=GpuRelease(gpus),
-            gate=Gate(gpus, f"{self._paths.runtime_dir}#"),
+            gate=gate,
             learned=self._learned,
             load_times=LoadTimes(
                 record.load_times,

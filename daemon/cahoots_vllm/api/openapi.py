@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from pydantic import TypeAdapter
 
 from cahoots_vllm import __version__
+from cahoots_vllm.api.bench import BenchView
 from cahoots_vllm.api.bodies import SwapModelBody
 from cahoots_vllm.api.routes import Route
+from cahoots_vllm.control.bench_history import BenchRecord, BenchResult
 from cahoots_vllm.control.memory_status import LessonStatus
 from cahoots_vllm.control.operation import Operation
 from cahoots_vllm.control.status import Status
@@ -107,6 +109,9 @@ def _schemas() -> dict[str, object]:
         ("LessonStatus", LessonStatus),
         ("KeyChange", KeyChange),
         ("SwapModelBody", SwapModelBody),
+        ("BenchView", BenchView),
+        ("BenchRecord", BenchRecord),
+        ("BenchResult", BenchResult),
     ):
         schema = TypeAdapter(type_).json_schema(ref_template=_REFS)
         # An operation's own Problem and what it is made of are not what goes over the wire.
