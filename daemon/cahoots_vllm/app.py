@@ -12,12 +12,13 @@ from functools import partial
 from pathlib import Path
 
 from cahoots_vllm import __version__
-from cahoots_vllm.api import doctor
+from cahoots_vllm.api import bench, doctor
 from cahoots_vllm.api.check import CheckHandlers, check_routes
 from cahoots_vllm.api.handlers import Handlers
 from cahoots_vllm.api.routes import build_routes
 from cahoots_vllm.api.server import ApiServer
 from cahoots_vllm.control.announcer import Announcer
+from cahoots_vllm.control.bench_history import BenchHistory
 from cahoots_vllm.control.catalog import Catalog
 from cahoots_vllm.control.effects import Parts
 from cahoots_vllm.control.event_hub import EventHub
@@ -132,7 +133,8 @@ class App:
         # A socket of its own: when that one is full, the daemon's own entries are not held up.
         self._worker_log = WorkerLog(Journal() if has_journal else None)
         gpus = NvmlReader()
-        self._supervisor = self._build_supervisor(gpus, logs, keeps_override=keeps_override)
+        gate = Gate(gpus, f"{paths.runtime_dir}#")
+        self._supervisor = self._build_supervisor(gpus, gate, logs, keeps_override=keeps_override)
         self._gateway.speak_ollama(Catalog(self._supervisor, self._rotation))
         self._watch = FileWatch(self._watched_files)
         health = GpuHealth()
@@ -176,10 +178,14 @@ class App:
         )
         hub, cache = ProcessHubLook(self._children), paths.cache_dir
         check = CheckHandlers(ModelCheck(self._fit, hub, cache), self._supervisor)
+        results = BenchHistory(
+            paths.state_file.with_name("bench.jsonl"), self._supervisor, gate, paths.runtime_dir
+        )
         rows = (
             *build_routes(handlers),
             *doctor.routes(doctor.DoctorHandlers(examiner)),
             *check_routes(check),
+            *bench.routes(bench.BenchHandlers(results)),
         )
         self._api = ApiServer(rows, control)
 
@@ -191,7 +197,7 @@ class App:
         return (Path(settings.env_file), paths.config, *key_files, *paths.profile_dirs)
 
     def _build_supervisor(
-        self, gpus: NvmlReader, logs: LogBuffer, *, keeps_override: bool
+        self, gpus: NvmlReader, gate: Gate, logs: LogBuffer, *, keeps_override: bool
     ) -> Supervisor:
         record = self._state_file.load()
         self._learned = Learned(record.memory, self._save_lessons, time.monotonic)
@@ -203,7 +209,6 @@ class App:
             settings=self._settings.worker,
             store=self.store,
         )
-        gate = Gate(gpus, f"{self._paths.runtime_dir}#")
         self._fit = fit_check(gate, record.fits, self._state_file, logs)
         parts = Parts(
             context=context,

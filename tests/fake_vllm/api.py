@@ -27,6 +27,7 @@ class Api:
         self._options = options
         self._max_model_len = max_model_len(options, behaviour.max_model_len)
         self._transcript = transcript
+        self._vocabulary: dict[str, int] = {}  # a word is a token, numbered as it is first seen
         self._version = str(transcript.values["package_version"])
 
     def app(self) -> web.Application:
@@ -43,6 +44,7 @@ class Api:
                 web.get("/metrics", self._metrics),
                 web.get("/v1/models", self._models),
                 web.post("/tokenize", self._tokenize),
+                web.post("/detokenize", self._detokenize),
                 web.post("/v1/chat/completions", self.completions.chat),
                 web.post("/v1/completions", self.completions.complete),
             ]
@@ -96,15 +98,21 @@ class Api:
     async def _tokenize(self, request: web.Request) -> web.Response:
         body = await request.json()
         text = body.get("prompt") or " ".join(str(m["content"]) for m in body["messages"])
-        count = len(text.split())
+        words = text.split()
+        count = len(words)
         return web.json_response(
             {
                 "count": count,
                 "max_model_len": self._max_model_len,
-                "tokens": list(range(count)),
+                "tokens": [self._vocabulary.setdefault(w, len(self._vocabulary)) for w in words],
                 "token_strs": None,
             }
         )
+
+    async def _detokenize(self, request: web.Request) -> web.Response:
+        words = list(self._vocabulary)
+        tokens = (await request.json())["tokens"]
+        return web.json_response({"prompt": " ".join(words[token] for token in tokens)})
 
     async def _metrics(self, _request: web.Request) -> web.Response:
         counters = self._engine.shown

@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from pydantic import TypeAdapter
 
 from cahoots_vllm import __version__
+from cahoots_vllm.api.bench import BenchView
 from cahoots_vllm.api.bodies import SwapModelBody
 from cahoots_vllm.api.check import CheckBody
 from cahoots_vllm.api.routes import Route
+from cahoots_vllm.control.bench_history import BenchRecord, BenchResult
 from cahoots_vllm.control.doctor import Examination
 from cahoots_vllm.control.memory_status import LessonStatus
 from cahoots_vllm.control.model_check import ModelReport
@@ -113,6 +115,9 @@ def _schemas() -> dict[str, object]:
         ("Examination", Examination),
         ("CheckBody", CheckBody),
         ("ModelReport", ModelReport),
+        ("BenchView", BenchView),
+        ("BenchRecord", BenchRecord),
+        ("BenchResult", BenchResult),
     ):
         schema = TypeAdapter(type_).json_schema(ref_template=_REFS)
         # An operation's own Problem and what it is made of are not what goes over the wire.

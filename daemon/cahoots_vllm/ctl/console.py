@@ -27,6 +27,7 @@ class Console:
         self._stdout = stdout
         self._stderr = stderr
         self._has_colours = not env.get("NO_COLOR") and env.get("TERM") != "dumb"  # no-color.org
+        self._term = env.get("TERM", "")
         self._progress: str | None = None
         for stream in (stdout, stderr):
             # A model name the locale cannot write must not end the program.
@@ -37,6 +38,12 @@ class Console:
     def width(self) -> int:
         """Columns to wrap text at."""
         return max(min(_columns(self._stdout), _WIDTH), _MIN_WIDTH)
+
+    @property
+    def draws_blocks(self) -> bool:
+        """Whether block characters can be shown; the kernel's own console has not all of them."""
+        is_plain = self._term in ("dumb", "linux")
+        return not is_plain and "utf" in (getattr(self._stdout, "encoding", None) or "").lower()
 
     def result(self, document: Json, lines: Iterable[Line]) -> None:
         """Write the one result of a verb."""

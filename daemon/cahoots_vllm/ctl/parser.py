@@ -11,6 +11,8 @@ _EPILOG = """exit status:
   0 done   1 failed   2 usage   3 not ready (status, wait)   4 daemon unreachable
   5 timed out   77 not permitted   78 bad settings   130 interrupted"""
 
+_MOST = 1_000_000
+
 _Verb = Callable[[verbs.Context], int]
 _Add = Callable[[str, _Verb, str], argparse.ArgumentParser]
 
@@ -46,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     diagnose.add_argument("--exit-code", type=int, metavar="N", help="how the process ended")
     diagnose.add_argument("--signal", type=int, metavar="N", help="the signal that ended it")
     _add_doctor(add)
+    _add_bench(add("bench", _bench, "measure how fast the served model answers"))
     _add_operations(add("operations", verbs.operations_list, "list what was asked of the daemon"))
     return parser
 
@@ -101,6 +104,29 @@ def _add_doctor(add: _Add) -> None:
     )
 
 
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="MODEL", help="refuse when another one is served")
+    number, counts = "N", parser.add_argument_group("load")
+    for name, what in (
+        ("--requests", "how many (default: 4 for each stream)"),
+        ("--input-tokens", "length of each prompt (default: 512)"),
+        ("--output-tokens", "length of each answer (default: 128)"),
+    ):
+        counts.add_argument(name, type=_positive, metavar=number, help=what)
+    counts.add_argument(
+        "--concurrency", type=_positive, default=8, metavar=number, help="streams (default: 8)"
+    )
+    counts.add_argument("--seed", type=_count, metavar=number, help="make the same prompts again")
+    counts.add_argument("--quick", action="store_true", help="a smaller load: 128 in, 32 out")
+    parser.add_argument("--history", action="store_true", help="show earlier results only")
+
+
+def _bench(ctx: verbs.Context) -> int:
+    from cahoots_vllm.ctl.bench import bench  # noqa: PLC0415 (asyncio costs others 50 ms)
+
+    return bench(ctx)
+
+
 def _add_operations(parser: argparse.ArgumentParser) -> None:
     add = _verb_adder(parser.add_subparsers(metavar="ACTION").add_parser)
     add("list", verbs.operations_list, "list operations, newest first (default)")
@@ -154,6 +180,13 @@ def _seconds(text: str) -> float:
 def _count(text: str) -> int:
     count = int(text)
     if count < 0:
+        raise ValueError(text)
+    return count
+
+
+def _positive(text: str) -> int:
+    count = int(text)
+    if not 1 <= count <= _MOST:
         raise ValueError(text)
     return count
 

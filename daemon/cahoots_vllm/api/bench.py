@@ -1,0 +1,77 @@
+"""`/v1/bench`: what was measured on this host, and what a bench needs to know to measure."""
+
+import json
+import logging
+from dataclasses import dataclass
+
+from aiohttp import web
+from pydantic import TypeAdapter, ValidationError
+
+from cahoots_vllm.api.access import Access, Peer
+from cahoots_vllm.api.routes import Route
+from cahoots_vllm.control.bench_history import (
+    BenchHistory,
+    BenchRecord,
+    BenchResult,
+    BenchWorker,
+)
+from cahoots_vllm.core.errors import CahootsError, Kind
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class BenchView:
+    """The answer: the worker that is ready, and the records, the oldest first."""
+
+    worker: BenchWorker | None
+    records: tuple[BenchRecord, ...]
+
+
+_VIEW = TypeAdapter(BenchView)
+
+
+@dataclass(frozen=True, slots=True)
+class BenchHandlers:
+    """The handlers and what they read from."""
+
+    history: BenchHistory
+
+    async def show(self, _request: web.Request) -> web.Response:
+        """What was measured on this host, the oldest first, and the worker to measure."""
+        view = BenchView(await self.history.worker(), await self.history.records())
+        return web.Response(body=_VIEW.dump_json(view), content_type="application/json")
+
+    async def add(self, request: web.Request) -> web.Response:
+        """Keep what was measured of the ready worker."""
+        record = await self.history.add(_result(await request.read()))
+        peer: Peer = request["peer"]
+        _LOG.info("a bench of %s is kept for uid %d", record.target.model, peer.uid)
+        body = record.model_dump_json()
+        return web.Response(body=body.encode(), content_type="application/json")
+
+
+def routes(handlers: BenchHandlers) -> tuple[Route, ...]:
+    """Return the rows of the route table."""
+    return (
+        Route("GET", "/v1/bench", Access.LOOK, handlers.show, "BenchView"),
+        Route("POST", "/v1/bench", Access.CHANGE, handlers.add, "BenchRecord", "BenchResult"),
+    )
+
+
+def _result(raw: bytes) -> BenchResult:
+    """Return the body. Raises CahootsError (BAD_REQUEST)."""
+    try:
+        return BenchResult.model_validate(json.loads(raw))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "body"
+        raise CahootsError(
+            Kind.BAD_REQUEST,
+            f"cannot use the body: {where}: {first['msg']}",
+            "see /v1/openapi.json",
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise CahootsError(
+            Kind.BAD_REQUEST, f"cannot read the body: {error}", "send a JSON object"
+        ) from error

@@ -1,0 +1,1 @@
+"""What `cahootsctl bench` measures, and what its figures mean. Pure."""
