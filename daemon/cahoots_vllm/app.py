@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cahoots_vllm import __version__
 from cahoots_vllm.api.handlers import Handlers
+from cahoots_vllm.api.models import ModelHandlers, model_routes
 from cahoots_vllm.api.routes import build_routes
 from cahoots_vllm.api.server import ApiServer
 from cahoots_vllm.control.announcer import Announcer
@@ -26,12 +27,15 @@ from cahoots_vllm.control.learned import Learned, MemoryRecord
 from cahoots_vllm.control.load_times import LoadTimes
 from cahoots_vllm.control.log_buffer import LogBuffer
 from cahoots_vllm.control.metrics import MetricsPage
+from cahoots_vllm.control.models import Models
 from cahoots_vllm.control.operation import Caller
 from cahoots_vllm.control.option_check import OptionCheck
 from cahoots_vllm.control.preflight import Preflight
+from cahoots_vllm.control.pulls import Pulls
 from cahoots_vllm.control.reload import Reloader
 from cahoots_vllm.control.rotation import Rotation
 from cahoots_vllm.control.settings_source import SettingsSource
+from cahoots_vllm.control.shared_hub import SharedHub
 from cahoots_vllm.control.snapshot import StatusReader
 from cahoots_vllm.control.state_file import StateFile
 from cahoots_vllm.control.status import DaemonStatus
@@ -99,6 +103,7 @@ class App:
         self._events = EventHub()
         self._rotation = Rotation()
         self._children = Children()
+        self._hub = SharedHub(ProcessHub(self._children))
         self._state_file = StateFile(paths.state_file)
         self.store = FdStore(os.environ, self._notifier.store)
         # The longest name a worker's socket can get.
@@ -160,7 +165,10 @@ class App:
             self._exit.replace,
             page,
         )
-        self._api = ApiServer(build_routes(handlers), control)
+        self._pulls = Pulls(self._supervisor, self._hub, Announcer(self._events))
+        models = Models(self._supervisor, self._hub, paths.cache_dir)
+        routes = (*build_routes(handlers), *model_routes(ModelHandlers(models, self._pulls)))
+        self._api = ApiServer(routes, control)
 
     def _watched_files(self) -> tuple[Path, ...]:
         """Return what settings are read from now; a reload may name another `.env`."""
@@ -184,7 +192,7 @@ class App:
         )
         parts = Parts(
             context=context,
-            preflight=Preflight(ProcessHub(self._children), self._paths.cache_dir),
+            preflight=Preflight(self._hub, self._paths.cache_dir),
             options=OptionCheck(EngineOptions(self._paths.cache_dir, self._children)),
             rotation=self._rotation,
             release=GpuRelease(gpus),
@@ -256,6 +264,7 @@ class App:
         )
         watch, save = self._reloader.watch(self._watch, _SELF), self._reloader.save_served()
         begun = [tasks.create_task(watch, name="watch"), tasks.create_task(save, name="save")]
+        begun.append(tasks.create_task(self._pulls.run(), name="pulls"))
         period_s = watchdog_period_s(os.environ, os.getpid())
         if period_s is not None:
             feed = feed_watchdog(

@@ -7,6 +7,7 @@ X-Error-Message. Large files are LFS: named by their SHA-256, served by the CDN 
 import asyncio
 import hashlib
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -146,7 +147,8 @@ class FakeHub:
         response = web.StreamResponse(status=206 if is_part else 200, headers=headers)
         await response.prepare(request)
         if request.method == "GET":
-            await self._pour(request, response, file, _spoiled(body, fault), start, fault=fault)
+            with suppress(ConnectionResetError):  # it was killed: what was sent is noted
+                await self._pour(request, response, file, _spoiled(body, fault), start, fault=fault)
         return response
 
     async def _pour(

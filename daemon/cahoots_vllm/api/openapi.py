@@ -7,6 +7,7 @@ from pydantic import TypeAdapter
 
 from cahoots_vllm import __version__
 from cahoots_vllm.api.bodies import SwapModelBody
+from cahoots_vllm.api.models import model_schemas
 from cahoots_vllm.api.routes import Route
 from cahoots_vllm.control.memory_status import LessonStatus
 from cahoots_vllm.control.operation import Operation
@@ -91,6 +92,7 @@ def _schemas() -> dict[str, object]:
             "type": "object",
             "properties": {"pid": {"type": "integer"}, "version": {"type": "string"}},
         },
+        **model_schemas(),
         "Health": {"type": "object", "properties": {"state": {"type": "string"}}},
         "Problem": {
             "type": "object",

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from cahoots_vllm.ctl import verbs
+from cahoots_vllm.ctl import models, verbs
 
 _EPILOG = """exit status:
   0 done   1 failed   2 usage   3 not ready (status, wait)   4 daemon unreachable
@@ -29,6 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = _verb_adder(parser.add_subparsers(metavar="VERB", required=True).add_parser)
     add("status", verbs.status, "show what is served and how it is doing")
     _add_changes(add)
+    _add_models(add)
     wait = add("wait", verbs.wait, "wait until the worker is ready")
     wait.add_argument("--timeout", type=_seconds, metavar="S", help="give up after S seconds")
     wait.add_argument("--no-progress", action="store_true", help="be silent while waiting")
@@ -64,6 +65,17 @@ def _add_changes(add: _Add) -> None:
         change.add_argument(
             "--no-wait", action="store_true", help="print the operation's id and return"
         )
+
+
+def _add_models(add: _Add) -> None:
+    add("models", models.models, "show which models are on disk")
+    pull = add("pull", models.pull, "download a model; Ctrl-C leaves the download running")
+    pull.add_argument("model", metavar="REPO[@REV]", help="ORG/NAME or a profile's name")
+    pull.add_argument("--no-wait", action="store_true", help="print the operation's id and return")
+    remove = add("rm", models.remove, "delete a model from disk")
+    remove.add_argument("model", metavar="REPO[@REV]", help="all of it, or one revision")
+    prune = add("prune", models.prune, "delete old revisions and what downloads have left")
+    prune.add_argument("--dry-run", action="store_true", help="show what would go")
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:

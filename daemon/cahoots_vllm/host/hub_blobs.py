@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import re
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from cahoots_vllm.host import hub_errors
 _CHUNK_BYTES = 1 << 20
 _SHA256, _SHA1 = re.compile(r"^[0-9a-f]{64}$"), re.compile(r"^[0-9a-f]{40}$")
 _SMALL_BYTES = 64 << 20
+_HOLD_ROUNDS = 30
 _checked = [0]
 # huggingface_hub gathers 10 MB before it writes any: a slow line would look like one that stalls,
 # and a kill would lose as much.
@@ -149,10 +151,14 @@ def _transfer(repo: str, commit: str, folder: Path, file: HubFile) -> Path:
 
 def _hold(descriptor: int, file: HubFile) -> None:
     """Let two processes never write into one part file."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise hub_errors.in_use(file.name) from error
+    for _ in range(_HOLD_ROUNDS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.1)  # one that was killed is on its way out
+        else:
+            return
+    raise hub_errors.in_use(file.name)
 
 
 def _clear(*paths: Path) -> None:

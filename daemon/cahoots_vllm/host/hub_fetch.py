@@ -27,6 +27,7 @@ from huggingface_hub.hf_api import ModelInfo
 
 from cahoots_vllm.host import hub_blobs, hub_errors
 from cahoots_vllm.host.children import end_with_parent
+from cahoots_vllm.host.model_store import PART_MARK
 
 _SIDE_FILES = ["*.json", "*.txt", "*.model", "*.tiktoken", "*.py", "*.jinja"]
 _T = TypeVar("_T")
@@ -60,6 +61,10 @@ def _fetch(repo: str, revision: str | None) -> str:
     files = _wanted(info, patterns)
     folder = _folder(repo)
     hub_blobs.check_room(repo, folder, files)
+    folder.mkdir(parents=True, exist_ok=True)
+    # What a part on disk is a part of, for `cahootsctl models`.
+    mark = folder / PART_MARK
+    mark.write_text(json.dumps({"total": sum(file.size for file in files), "commit": info.sha}))
     with _reported(folder, files):
         for file in files:
             if file.sha256 is not None:  # the others are small
@@ -67,6 +72,7 @@ def _fetch(repo: str, revision: str | None) -> str:
         path = _link(repo, str(info.sha), patterns)
     # Only now: by this name a snapshot is found again and taken for whole.
     _remember_ref(folder, revision, info.sha)
+    mark.unlink(missing_ok=True)
     return path
 
 
