@@ -12,18 +12,13 @@ from functools import partial
 from pathlib import Path
 
 from cahoots_vllm import __version__
-from cahoots_vllm.api import bench, doctor
-from cahoots_vllm.api.check import CheckHandlers, check_routes
 from cahoots_vllm.api.handlers import Handlers
 from cahoots_vllm.api.routes import build_routes
 from cahoots_vllm.api.server import ApiServer
 from cahoots_vllm.control.announcer import Announcer
-from cahoots_vllm.control.bench_history import BenchHistory
 from cahoots_vllm.control.catalog import Catalog
 from cahoots_vllm.control.effects import Parts
 from cahoots_vllm.control.event_hub import EventHub
-from cahoots_vllm.control.examination import Doctor
-from cahoots_vllm.control.findings import SlowFindings
 from cahoots_vllm.control.fit_check import fit_check
 from cahoots_vllm.control.gate import Gate
 from cahoots_vllm.control.gpu_release import GpuRelease
@@ -32,13 +27,13 @@ from cahoots_vllm.control.learned import Learned, MemoryRecord
 from cahoots_vllm.control.load_times import LoadTimes
 from cahoots_vllm.control.log_buffer import LogBuffer
 from cahoots_vllm.control.metrics import MetricsPage
-from cahoots_vllm.control.model_check import ModelCheck
 from cahoots_vllm.control.operation import Caller
 from cahoots_vllm.control.option_check import OptionCheck
 from cahoots_vllm.control.preflight import Preflight
 from cahoots_vllm.control.reload import Reloader
 from cahoots_vllm.control.rotation import Rotation
 from cahoots_vllm.control.settings_source import SettingsSource
+from cahoots_vllm.control.shared_hub import SharedHub
 from cahoots_vllm.control.snapshot import StatusReader
 from cahoots_vllm.control.state_file import StateFile
 from cahoots_vllm.control.status import DaemonStatus
@@ -56,7 +51,6 @@ from cahoots_vllm.host.children import Children, become_subreaper
 from cahoots_vllm.host.engine_options import EngineOptions
 from cahoots_vllm.host.fd_store import FdStore
 from cahoots_vllm.host.gpu import NvmlReader
-from cahoots_vllm.host.gpu_health import GpuHealth
 from cahoots_vllm.host.hub import ProcessHub
 from cahoots_vllm.host.hub_answer import ProcessHubLook
 from cahoots_vllm.host.journal import Journal, is_journal_stream
@@ -66,6 +60,7 @@ from cahoots_vllm.host.notify import Notifier, watchdog_period_s
 from cahoots_vllm.host.paths import Paths
 from cahoots_vllm.host.watch import FileWatch
 from cahoots_vllm.request_log import RequestLog
+from cahoots_vllm.services import Needs, Services
 from cahoots_vllm.story import Story
 from cahoots_vllm.watchdog import feed_watchdog
 from cahoots_vllm.worker.leftovers import end_leftovers, end_marked
@@ -108,6 +103,7 @@ class App:
         self._events = EventHub()
         self._rotation = Rotation()
         self._children = Children()
+        self._hub = SharedHub(ProcessHub(self._children))
         self._state_file = StateFile(paths.state_file)
         self.store = FdStore(os.environ, self._notifier.store)
         # The longest name a worker's socket can get.
@@ -137,8 +133,20 @@ class App:
         self._supervisor = self._build_supervisor(gpus, gate, logs, keeps_override=keeps_override)
         self._gateway.speak_ollama(Catalog(self._supervisor, self._rotation))
         self._watch = FileWatch(self._watched_files)
-        health = GpuHealth()
-        self._slow = SlowFindings(self._supervisor, health)
+        self._services = Services(
+            Needs(
+                supervisor=self._supervisor,
+                source=self._source,
+                paths=paths,
+                gpus=gpus,
+                gate=gate,
+                fit=self._fit,
+                hub=self._hub,
+                look=ProcessHubLook(self._children),
+                events=self._events,
+                has_cgroup=self._cgroup is not None,
+            )
+        )
         status = StatusReader(
             supervisor=self._supervisor,
             rotation=self._rotation,
@@ -153,7 +161,7 @@ class App:
                 tree_kill="cgroup" if self._cgroup is not None else "best effort",
             ),
             warnings=(_NO_CGROUP,) if paths.is_system and self._cgroup is None else (),
-            slow=self._slow,
+            slow=self._services.slow,
         )
         self._reloader = Reloader(
             self._source, self._supervisor, self._gateway.apply, self._events, self._notifier
@@ -173,20 +181,7 @@ class App:
             self._exit.replace,
             page,
         )
-        examiner = Doctor(
-            self._supervisor, self._source, gpus, health, self._slow, paths, bool(self._cgroup)
-        )
-        hub, cache = ProcessHubLook(self._children), paths.cache_dir
-        check = CheckHandlers(ModelCheck(self._fit, hub, cache), self._supervisor)
-        results = BenchHistory(
-            paths.state_file.with_name("bench.jsonl"), self._supervisor, gate, paths.runtime_dir
-        )
-        rows = (
-            *build_routes(handlers),
-            *doctor.routes(doctor.DoctorHandlers(examiner)),
-            *check_routes(check),
-            *bench.routes(bench.BenchHandlers(results)),
-        )
+        rows = (*build_routes(handlers), *self._services.routes())
         self._api = ApiServer(rows, control)
 
     def _watched_files(self) -> tuple[Path, ...]:
@@ -212,7 +207,7 @@ class App:
         self._fit = fit_check(gate, record.fits, self._state_file, logs)
         parts = Parts(
             context=context,
-            preflight=Preflight(ProcessHub(self._children), self._paths.cache_dir),
+            preflight=Preflight(self._hub, self._paths.cache_dir),
             options=OptionCheck(EngineOptions(self._paths.cache_dir, self._children)),
             fit=self._fit,
             rotation=self._rotation,
@@ -285,7 +280,7 @@ class App:
         )
         watch, save = self._reloader.watch(self._watch, _SELF), self._reloader.save_served()
         begun = [tasks.create_task(watch, name="watch"), tasks.create_task(save, name="save")]
-        begun.append(tasks.create_task(self._slow.run(), name="slow findings"))
+        begun += self._services.begin(tasks)
         period_s = watchdog_period_s(os.environ, os.getpid())
         if period_s is not None:
             feed = feed_watchdog(

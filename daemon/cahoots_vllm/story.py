@@ -26,6 +26,7 @@ class Story:
         self._show = show
         self._worker_log = worker_log
         self._phase: Mapping[str, str] = {}
+        self._shown = ""
         self._failed_at: float | None = None
         self._is_refusing = False
 
@@ -42,6 +43,7 @@ class Story:
                 self._tell_failure(data)
             case EventType.OPERATION:
                 _tell_operation(data)
+                self._show_pull(data)
             case EventType.DEMAND:
                 _LOG.info("%s", data["text"], extra={"fields": _fields(data, "model")})
 
@@ -51,7 +53,8 @@ class Story:
             self._worker_log.phase(self._phase)
         fields = self._phase
         _LOG.info("%s", data["text"], extra={"fields": fields})
-        self._show(str(data["text"]))
+        self._shown = str(data["text"])
+        self._show(self._shown)
         if data.get("state") == Phase.READY and self._failed_at is not None:
             seconds = time.monotonic() - self._failed_at
             self._failed_at = None
@@ -60,6 +63,14 @@ class Story:
                 "%s is served again, %.0f s after the failure", data["model"], seconds,
                 extra={"fields": fields},
             )  # fmt: skip
+
+    def _show_pull(self, data: Mapping[str, object]) -> None:
+        """Show how far a download is, beside what is served; in the journal it would be noise."""
+        progress = data["progress"]
+        if data["kind"] != "pull" or not isinstance(progress, Mapping):
+            return
+        is_running = data["state"] == OperationState.RUNNING
+        self._show(f"{self._shown}; {progress['text']}" if is_running else self._shown)
 
     def _tell_failure(self, data: Mapping[str, object]) -> None:
         """Say why it failed and what is done about it, in one entry."""

@@ -16,7 +16,7 @@ _MISSING = {"X-Error-Code": "RepoNotFound"}
         (403, {"X-Error-Code": "GatedRepo"}, "hub_auth", "accept the licence"),
         (403, {}, "hub_auth", "HUGGINGFACE_API_KEY"),
         (404, _MISSING, "hub_not_found", "check the name org/theirs"),
-        (429, {}, "hub_network", "network"),
+        (429, {}, "hub_network", "try again"),
         (503, {}, "hub_network", "network"),
     ],
 )

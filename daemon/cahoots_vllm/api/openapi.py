@@ -9,6 +9,7 @@ from cahoots_vllm import __version__
 from cahoots_vllm.api.bench import BenchView
 from cahoots_vllm.api.bodies import SwapModelBody
 from cahoots_vllm.api.check import CheckBody
+from cahoots_vllm.api.models import model_schemas
 from cahoots_vllm.api.routes import Route
 from cahoots_vllm.control.bench_history import BenchRecord, BenchResult
 from cahoots_vllm.control.doctor import Examination
@@ -96,6 +97,7 @@ def _schemas() -> dict[str, object]:
             "type": "object",
             "properties": {"pid": {"type": "integer"}, "version": {"type": "string"}},
         },
+        **model_schemas(),
         "Health": {"type": "object", "properties": {"state": {"type": "string"}}},
         "Problem": {
             "type": "object",

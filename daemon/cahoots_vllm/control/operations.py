@@ -17,6 +17,7 @@ from cahoots_vllm.core.state import Stage, State
 from cahoots_vllm.core.wire import OperationState, Phase
 
 _KEPT = 100
+PULL = "pull"
 
 
 class Operations:
@@ -33,9 +34,18 @@ class Operations:
 
     @property
     def running(self) -> Operation | None:
-        """The one mutating operation under way."""
-        newest = next(reversed(self._all.values()), None)
-        return newest if newest is not None and not newest.state.is_over else None
+        """The one mutating operation under way; a pull takes hours and is in nobody's way."""
+        return self._under_way(is_pull=False)
+
+    @property
+    def pull(self) -> Operation | None:
+        """The one pull under way."""
+        return self._under_way(is_pull=True)
+
+    def _under_way(self, *, is_pull: bool) -> Operation | None:
+        newest_first = reversed(self._all.values())
+        open_ones = (o for o in newest_first if not o.state.is_over)
+        return next((o for o in open_ones if (o.kind == PULL) is is_pull), None)
 
     def newest_first(self) -> list[Operation]:
         """Return the operations that are kept."""
@@ -76,12 +86,18 @@ class Operations:
         self._next += 1
         self._put(operation)
         while len(self._all) > _KEPT:
-            del self._all[next(iter(self._all))]
+            del self._all[next(o.id for o in self._all.values() if o.state.is_over)]
         return operation
 
     def refuse_if_busy(self) -> None:
         """Raise CahootsError (BUSY) naming the running operation."""
-        running = self.running
+        self._refuse(self.running)
+
+    def refuse_if_pulling(self) -> None:
+        """Raise CahootsError (BUSY) naming the running pull."""
+        self._refuse(self.pull)
+
+    def _refuse(self, running: Operation | None) -> None:
         if running is not None:
             what = " ".join((running.kind, *running.params.values()))
             raise CahootsError(
@@ -98,6 +114,13 @@ class Operations:
         if running is None or running.progress == progress:
             return None
         return self._put(replace(running, progress=progress))
+
+    def advance_pull(self, progress: Progress) -> Operation | None:
+        """Note the progress of the running pull; return it if it changed."""
+        pull = self.pull
+        if pull is None or pull.progress == progress:
+            return None
+        return self._put(replace(pull, progress=progress))
 
     def settle(self, state: State, result: Mapping[str, str]) -> Operation | None:
         """End the running operation if the state says that it is over; return it then."""

@@ -3,11 +3,11 @@
 Runs while the old worker serves.
 """
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from cahoots_vllm.control.near_names import nearest, with_near_names
 from cahoots_vllm.core.diagnosis import Cause, Diagnosis
 from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.host import snapshots
@@ -129,8 +129,7 @@ class Preflight:
                     share = done / total if total else None
                     progress(f"downloading {goal.source}", share)
                 case Diagnosis():
-                    near = _nearest(goal.model, known)
-                    return replace(report, remedy=f"{report.remedy}{near}")
+                    return await with_near_names(report, goal.model, known, self._cache_dir)
         return _unknown(goal, known)
 
 
@@ -154,12 +153,4 @@ def _unknown(goal: LaunchSpec, known: tuple[str, ...]) -> Diagnosis:
 
 
 def _name_remedy(goal: LaunchSpec, known: tuple[str, ...]) -> str:
-    return f"give ORG/NAME or the absolute path of a model directory{_nearest(goal.model, known)}"
-
-
-def _nearest(name: str, known: tuple[str, ...]) -> str:
-    """Return the known names nearest to what was asked for, as the end of a sentence."""
-    lower = {k.lower(): k for k in known}
-    within = [known for known in lower if name.lower() in known][:2]
-    near = within or difflib.get_close_matches(name.lower(), list(lower), n=2, cutoff=0.5)
-    return f"; did you mean {' or '.join(lower[n] for n in near)}?" if near else ""
+    return f"give ORG/NAME or the absolute path of a model directory{nearest(goal.model, known)}"

@@ -16,7 +16,7 @@ from cahoots_vllm.control.demand import DemandWatch
 from cahoots_vllm.control.effects import Effects, Parts
 from cahoots_vllm.control.handover import Left
 from cahoots_vllm.control.operation import Before, Caller, Operation, Problem, Target
-from cahoots_vllm.control.operations import Operations
+from cahoots_vllm.control.operations import PULL, Operations
 from cahoots_vllm.control.refusal import check_may_start, check_name
 from cahoots_vllm.control.wanted import Wanted, configured_goal, goal_of
 from cahoots_vllm.core.backoff import DEFAULT_LIMITS
@@ -198,13 +198,15 @@ class Supervisor:
         """End a running operation and want what was wanted before it. Raises CahootsError."""
         self.refuse_while_stopping()
         operation = self.operations.abort(id_)
+        self._announcer.operation(operation)
+        if operation.kind == PULL:  # `Pulls` sees it; what is wanted is another matter
+            return operation
         before = operation.before
         if operation.kind == "swap-model":
             self._wanted.restore(before.override, before.demanded)
         goal = before.goal
         if before.is_as_set and operation.kind != "reload":  # the settings may be others by now
             goal = self._wanted.goal if self.settings.is_local else None
-        self._announcer.operation(operation)
         self._handle(Want(goal))
         return operation
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from cahoots_vllm.ctl import doctor, verbs
+from cahoots_vllm.ctl import doctor, models, verbs
 from cahoots_vllm.ctl.check import CHECK_OPTIONS, model_check
 
 _EPILOG = """exit status:
@@ -33,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("status", verbs.status, "show what is served and how it is doing")
     _add_changes(add)
     _add_check(add)
+    _add_models(add)
     wait = add("wait", verbs.wait, "wait until the worker is ready")
     wait.add_argument("--timeout", type=_seconds, metavar="S", help="give up after S seconds")
     wait.add_argument("--no-progress", action="store_true", help="be silent while waiting")
@@ -77,6 +78,17 @@ def _add_check(add: _Add) -> None:
     check.add_argument("model", metavar="MODEL", help="a repo id, a directory or a profile")
     for name, kind in CHECK_OPTIONS.items():
         check.add_argument(f"--{name}", type=kind, metavar="N" if kind is int else "V")
+
+
+def _add_models(add: _Add) -> None:
+    add("models", models.models, "show which models are on disk")
+    pull = add("pull", models.pull, "download a model; Ctrl-C leaves the download running")
+    pull.add_argument("model", metavar="REPO[@REV]", help="ORG/NAME or a profile's name")
+    pull.add_argument("--no-wait", action="store_true", help="print the operation's id and return")
+    remove = add("rm", models.remove, "delete a model from disk")
+    remove.add_argument("model", metavar="REPO[@REV]", help="all of it, or one revision")
+    prune = add("prune", models.prune, "delete old revisions and what downloads have left")
+    prune.add_argument("--dry-run", action="store_true", help="show what would go")
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:

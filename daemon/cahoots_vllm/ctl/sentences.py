@@ -147,7 +147,9 @@ def event_line(event: str, data: Json, now: datetime) -> Line:
 def _event_text(event: str, data: Json) -> str:
     match event:
         case "operation":
-            return f"{data.get('id')} {data.get('state')}: {operation_name(data)}"
+            is_pull = data.get("kind") == "pull" and data.get("state") == OperationState.RUNNING
+            what = progress_text(data) if is_pull else operation_name(data)
+            return f"{data.get('id')} {data.get('state')}: {what}"
         case "diagnosis":
             said = join(str(data.get("cause")), str(data.get("action") or ""))
             return f"{data.get('model')}: {said}: {data.get('evidence')} ({data.get('remedy')})"

@@ -1,34 +1,36 @@
 """Downloads one model; a program of its own, so that the daemon's loop never blocks.
 
 Run as `python -m cahoots_vllm.host.hub_fetch REPO [REVISION]` with HF_TOKEN, HF_HOME and
-HF_ENDPOINT in the environment. Prints one JSON object a line: {"total", "done"} while it loads
-(bytes), at the end {"path"} or {"cause", "evidence", "remedy", "retry"}.
+HF_ENDPOINT in the environment. Prints one JSON object a line: {"total", "done", "checked"} while
+it loads (bytes), {"waiting"} while the hub has asked for patience (seconds), at the end {"path"}
+or {"cause", "evidence", "remedy", "retry"}. A second attempt goes on where the first one ended.
 """
 
-import errno
 import json
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (  # type: ignore[attr-defined]
-    GatedRepoError,
     HFValidationError,
     # The client library's own base error (httpx or its successor), which the hub's errors extend:
     # the one name for it that holds over huggingface_hub 1 and 2.
     HTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import ModelInfo
 
-from cahoots_vllm.core.diagnosis import Cause
+from cahoots_vllm.host import hub_blobs, hub_errors
 from cahoots_vllm.host.children import end_with_parent
+from cahoots_vllm.host.model_store import PART_MARK
 
 _SIDE_FILES = ["*.json", "*.txt", "*.model", "*.tiktoken", "*.py", "*.jinja"]
-_UNAUTHORIZED = frozenset({401, 403})
+_T = TypeVar("_T")
 
 
 def main() -> int:
@@ -40,84 +42,118 @@ def main() -> int:
     revision = sys.argv[2] if len(sys.argv) > 2 else None  # noqa: PLR2004 (optional second argument)
     try:
         path = _fetch(repo, revision)
+    except hub_errors.HubProblemError as problem:
+        _say(problem.view())
     except (HTTPError, HFValidationError, OSError, ValueError) as error:
-        _say(_explain(repo, error))
+        _say(hub_errors.explain(repo, revision, error).view())
     else:
         _say({"path": path})
     return 0
 
 
 def _fetch(repo: str, revision: str | None) -> str:
-    info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=20)
-    files = {s.rfilename: s.size or 0 for s in info.siblings or []}
-    has_safetensors = any(name.endswith(".safetensors") for name in files)
+    info = _patiently(
+        lambda: HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=20)
+    )
+    names = [s.rfilename for s in info.siblings or []]
+    has_safetensors = any(name.endswith(".safetensors") for name in names)
     patterns = [*_SIDE_FILES, "*.safetensors" if has_safetensors else "*.bin"]
-    total = sum(size for name, size in files.items() if any(Path(name).match(p) for p in patterns))
-    done = threading.Event()
-    watcher = threading.Thread(target=_report, args=(repo, total, done), daemon=True)
-    watcher.start()
-    try:
-        path = str(snapshot_download(repo, revision=info.sha, allow_patterns=patterns))
-    finally:
-        done.set()
-        watcher.join()
+    files = _wanted(info, patterns)
+    folder = _folder(repo)
+    hub_blobs.check_room(repo, folder, files)
+    folder.mkdir(parents=True, exist_ok=True)
+    # What a part on disk is a part of, for `cahootsctl models`.
+    mark = folder / PART_MARK
+    mark.write_text(json.dumps({"total": sum(file.size for file in files), "commit": info.sha}))
+    with _reported(folder, files):
+        for file in files:
+            if file.sha256 is not None:  # the others are small
+                _patiently(partial(hub_blobs.complete, repo, str(info.sha), folder, file))
+        path = _link(repo, str(info.sha), patterns)
     # Only now: by this name a snapshot is found again and taken for whole.
-    _remember_ref(repo, revision, info.sha)
+    _remember_ref(folder, revision, info.sha)
+    mark.unlink(missing_ok=True)
     return path
 
 
-def _remember_ref(repo: str, revision: str | None, sha: str | None) -> None:
+def _wanted(info: ModelInfo, patterns: list[str]) -> tuple[hub_blobs.HubFile, ...]:
+    return tuple(
+        hub_blobs.HubFile(
+            s.rfilename, s.size or 0, s.lfs.sha256 if s.lfs is not None else None, s.blob_id or ""
+        )
+        for s in info.siblings or []
+        if any(Path(s.rfilename).match(p) for p in patterns)
+    )
+
+
+def _link(repo: str, commit: str, patterns: list[str]) -> str:
+    """Fetch the small files, check them, and make the snapshot; what is damaged, once more."""
+    path = ""
+    for _ in range(2):
+        path = str(
+            _patiently(lambda: snapshot_download(repo, revision=commit, allow_patterns=patterns))
+        )
+        if not (damaged := hub_blobs.damaged_small_files(Path(path))):
+            return path
+        for file in damaged:
+            file.resolve().unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
+    raise hub_errors.damaged(repo, "a small file")
+
+
+def _patiently(call: Callable[[], _T]) -> _T:
+    """Ask again where the hub says "later" or fails by itself; as long as it asks, in bounds."""
+    for attempt in range(hub_errors.ATTEMPTS):
+        try:
+            return call()
+        except HTTPError as error:
+            wait_s = hub_errors.patience_s(error, attempt)
+            if wait_s is None:
+                raise
+            for _ in range(max(1, round(wait_s))):
+                _say({"waiting": wait_s})
+                threading.Event().wait(min(1.0, wait_s))
+    return call()
+
+
+def _folder(repo: str) -> Path:
+    return Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+
+
+def _remember_ref(root: Path, revision: str | None, sha: str | None) -> None:
     """Point the revision's name at the commit, as a download by name would have done."""
-    root = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
-    ref = root / "refs" / (revision or "main")
-    if sha and root.is_dir():
+    if sha and root.is_dir() and revision != sha:
+        ref = root / "refs" / (revision or "main")
         ref.parent.mkdir(parents=True, exist_ok=True)
         ref.write_text(sha)
 
 
-def _report(repo: str, total: int, done: threading.Event) -> None:
-    blobs = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}" / "blobs"
-    while not done.wait(1.0):
-        _say({"total": total, "done": _size(blobs)})
+class _reported:  # noqa: N801 (a context manager, used like a function)
+    """Says once a second how much is on disk and checked, and once more at the end."""
 
+    def __init__(self, folder: Path, files: tuple[hub_blobs.HubFile, ...]) -> None:
+        self._folder, self._files = folder, files
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._report, daemon=True)
 
-def _size(directory: Path) -> int:
-    """Return the bytes really on disk: a part file may be allocated sparsely."""
-    size = 0
-    for path in directory.glob("*"):
-        try:
-            size += path.stat().st_blocks * 512
-        except FileNotFoundError:
-            continue  # renamed between the look and the question
-    return size
+    def __enter__(self) -> None:
+        self._tell()
+        self._thread.start()
 
+    def __exit__(self, *_unused: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self._tell()
 
-def _explain(repo: str, error: Exception) -> dict[str, object]:
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    evidence = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if isinstance(error, GatedRepoError):
-        remedy = f"accept the licence on the page of {repo}, with the account of the token"
-        return _problem(Cause.HUB_AUTH, evidence, remedy)
-    if isinstance(error, RevisionNotFoundError):
-        return _problem(Cause.HUB_NOT_FOUND, evidence, "check the revision in the profile")
-    if isinstance(error, HFValidationError | RepositoryNotFoundError):
-        remedy = (
-            f"check the name {repo}; a private or mistyped repo looks the same without a token "
-            "that may read it (HUGGINGFACE_API_KEY)"
-        )
-        return _problem(Cause.HUB_NOT_FOUND, evidence, remedy)
-    if status in _UNAUTHORIZED:
-        return _problem(Cause.HUB_AUTH, evidence, "check HUGGINGFACE_API_KEY in .env")
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return _problem(Cause.DISK_FULL, evidence, f"free space in {constants.HF_HUB_CACHE}")
-    remedy = "check the network and the proxy, or give a directory that holds the model"
-    if isinstance(error, LocalEntryNotFoundError) or status is None:
-        evidence = f"the hub cannot be reached: {evidence}"
-    return _problem(Cause.HUB_NETWORK, evidence, remedy, retry=True)
+    def _report(self) -> None:
+        while not self._done.wait(1.0):
+            self._tell()
 
-
-def _problem(cause: Cause, evidence: str, remedy: str, *, retry: bool = False) -> dict[str, object]:
-    return {"cause": cause.value, "evidence": evidence, "remedy": remedy, "retry": retry}
+    def _tell(self) -> None:
+        total = sum(file.size for file in self._files)
+        with suppress(OSError):  # renamed between the look and the question: the next one says it
+            done = sum(hub_blobs.on_disk(self._folder, file) for file in self._files)
+            _say({"total": total, "done": done, "checked": hub_blobs.checked_bytes()})
 
 
 def _say(what: dict[str, object]) -> None:
