@@ -9,6 +9,7 @@ it had.
 
 import json
 import os
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,9 @@ class _Process:
 
 _gpus: list[dict[str, Any]] | None = None
 _driver: dict[str, Any] = {}
+# Each nvmlInit is undone by one nvmlShutdown, as in NVML: several threads may be in it.
+_inits: list[None] = []
+_turn = threading.Lock()
 
 
 def nvmlInit() -> None:
@@ -93,13 +97,18 @@ def nvmlInit() -> None:
     content = read_file()
     if not content.get("driver", True):
         raise NVMLError_DriverNotLoaded
-    _gpus = content["gpus"]
-    _driver.update(content)
+    with _turn:
+        _gpus = content["gpus"]
+        _driver.update(content)
+        _inits.append(None)
 
 
 def nvmlShutdown() -> None:
     global _gpus  # noqa: PLW0603 (as above)
-    _gpus = None
+    with _turn:
+        _inits[-1:] = []
+        if not _inits:
+            _gpus = None
 
 
 def nvmlSystemGetDriverVersion() -> str:

@@ -110,15 +110,12 @@ def judge_disks(
 ) -> Findings:
     """Say whether there is room; the first disk is the cache's, where a model would go."""
     found: list[Finding] = []
-    seen: set[int] = set()
-    for disk in disks:
-        if disk.device in seen:
-            continue  # the same file system under another name
-        seen.add(disk.device)
+    # One file system may be there under several names.
+    for disk in {disk.device: disk for disk in reversed(disks)}.values():
         found += _full(disk)
+        found += [] if disk.runs_programs else [_no_programs(disk)]
     if disks and not found and not is_model_here:
         found += _download(disks[0], expected)
-    found += [_no_programs(disk) for disk in disks if not disk.runs_programs]
     said = "; ".join(f"{disk.what} {gib(disk.free)} free" for disk in disks)
     return or_ok(found, _DISK.ok(said))
 

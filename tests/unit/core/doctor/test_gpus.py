@@ -125,6 +125,7 @@ def test_24_gb_matter_to_32b_models_only() -> None:
         ("/srv/models/SmolLM2-135M-Instruct", False),
         ("org/Qwen3-30B-A3B", True),
         ("org/132B", False),
+        ("org/K2-1T-A32B", False),
         ("org/fp32Bench", False),
     ],
 )

@@ -112,6 +112,10 @@ def test_port_of_a_bare_vllm() -> None:
     assert "(pid 7, user bob) on 127.0.0.1:8000; it is also what a bare" in finding.sentence
     [fine] = judge_port(8000, (LISTENER,), frozenset({7}), is_running=True)
     assert fine.level is OK
+    ours = replace(LISTENER, pid=1, address="[::1]:8000")
+    [shared] = judge_port(8000, (LISTENER, ours), frozenset({1}), is_running=True)
+    assert shared.level is OK
+    assert "also python -m vllm (pid 7" in shared.sentence
     assert judge_port(8000, (), frozenset({7}), is_running=True)[0].level is FAIL
     assert judge_port(8000, (), frozenset(), is_running=False)[0].level is OK
     hidden = replace(LISTENER, pid=None, command="")
@@ -216,7 +220,7 @@ def test_shared_memory(total: int, free: int, processes: int, level: Level) -> N
 )
 def test_disk(disk: DiskFacts, is_here: bool, level: Level) -> None:  # noqa: FBT001 (parametrized)
     found = judge_disks((disk, replace(disk, what="the state")), GUIDE, is_model_here=is_here)
-    assert found[0].level is level
+    assert [finding.level for finding in found] == [level]
 
 
 def test_engine_that_lacks_something() -> None:
