@@ -103,13 +103,12 @@ def find_waste(cache_dir: Path, kept: frozenset[Path], busy: frozenset[str]) -> 
             used |= set(blobs)  # counted once
             what = f"revision {path.name[:8]}, which no name points at"
             found.append(Waste(what, repo, sum(map(_size, blobs)), (path, *blobs)))
-        if (mark := folder / PART_MARK).exists():
-            found.append(Waste("note of a download", repo, 0, (mark,)))
-        for path in sorted((folder / "blobs").glob("*")):
-            if path.suffix == ".incomplete":
-                found.append(Waste("partial download", repo, _size(path), (path,)))
-            elif path not in used:
-                found.append(Waste("file of no revision", repo, _size(path), (path,)))
+        parts = tuple(sorted((folder / "blobs").glob("*.incomplete")))
+        if (mark := folder / PART_MARK).exists() or parts:
+            size = sum(map(_size, parts))
+            found.append(Waste("partial download", repo, size, (*parts, mark)))
+        lost = set((folder / "blobs").glob("*")) - used - set(parts)
+        found += [Waste("file of no revision", repo, _size(p), (p,)) for p in sorted(lost)]
     return found
 
 
