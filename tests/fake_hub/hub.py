@@ -7,6 +7,7 @@ X-Error-Message. Large files are LFS: named by their SHA-256, served by the CDN 
 import asyncio
 import hashlib
 import re
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -49,6 +50,8 @@ class FakeHub:
     tokens: frozenset[str] | None = None
     # At most so many bytes a second of each file; None: as fast as it goes.
     rate: int | None = None
+    # Every connection is closed without an answer.
+    is_down: bool = False
     endpoint: str = ""
     # Another host, as the real one: the client shows it no token.
     cdn: str = ""
@@ -59,7 +62,7 @@ class FakeHub:
 
     def app(self) -> web.Application:
         """Return the server."""
-        app = web.Application()
+        app = web.Application(middlewares=[self._be_there])
         app.router.add_get("/api/models/{org}/{name}", self._info)
         app.router.add_get("/api/models/{org}/{name}/revision/{revision:.*}", self._info)
         app.router.add_get("/api/models/{org}/{name}/tree/{revision}", self._tree)
@@ -67,6 +70,15 @@ class FakeHub:
         app.router.add_get("/{org}/{name}/resolve/{revision}/{file:.*}", self._resolve)
         app.router.add_get("/cdn/{org}/{name}/{file:.*}", self._cdn)
         return app
+
+    @web.middleware
+    async def _be_there(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        if self.is_down and request.transport is not None:
+            self.seen.append((request.method, request.path))
+            request.transport.abort()
+        return await handler(request)
 
     def _open(self, request: web.Request) -> tuple[str, Repo, str]:
         """Return name, repo and commit, or raise the refusal."""

@@ -175,4 +175,6 @@ def test_failed_pull_says_why_and_what_to_do(serving: Daemon) -> None:
     assert done.returncode == 1
     assert "no repo org/tinny that this token may read" in done.stderr
     serving.wait_operation(pull(serving))
+    assert "operation 1 (pull): failed: the hub has no repo org/tinny" in serving.log.read_text()
+    assert "did you mean" not in serving.ctl("pull", "org/tiny@v9").stderr
     assert "did you mean org/tiny" in serving.ctl("pull", "org/tinny").stderr

@@ -92,6 +92,8 @@ class Models:
             found = model_store.find_waste(self._cache_dir, kept, busy)
             for waste in found if not is_dry_run else ():
                 model_store.discard(waste)
+            if not is_dry_run:
+                model_store.tidy(self._cache_dir, busy)
             return found
 
         found = await run_blocking(work, deadline_s=_DISK_DEADLINE_S)

@@ -24,7 +24,8 @@ async def with_near_names(
     diagnosis: Diagnosis, name: str, known: tuple[str, ...], cache_dir: Path
 ) -> Diagnosis:
     """Add the nearest names, of profiles and of what is on disk, where the hub knows none such."""
-    if diagnosis.cause is not Cause.HUB_NOT_FOUND:
+    # A revision that is not there has the same cause, and its repo's name is right.
+    if diagnosis.cause is not Cause.HUB_NOT_FOUND or "name" not in diagnosis.remedy:
         return diagnosis
     on_disk = await run_blocking(
         lambda: model_store.list_repos(cache_dir), deadline_s=_DISK_DEADLINE_S

@@ -64,6 +64,7 @@ class Pulls:
         settings = self._supervisor.settings
         env = child_environment(spec, settings, with_token=True)
         transfer, loop = Transfer(), asyncio.get_running_loop()
+        self._tell(Progress("pull", f"pulling {spec.source}: asking the hub"))
         try:
             async for report in self._hub.fetch(spec.source, spec.revision, env):
                 if isinstance(report, FetchProgress):

@@ -103,11 +103,12 @@ def find_waste(cache_dir: Path, kept: frozenset[Path], busy: frozenset[str]) -> 
             used |= set(blobs)  # counted once
             what = f"revision {path.name[:8]}, which no name points at"
             found.append(Waste(what, repo, sum(map(_size, blobs)), (path, *blobs)))
-        for path in sorted((folder / "blobs").glob("*")):
-            if path.suffix == ".incomplete":
-                found.append(Waste("partial download", repo, _size(path), (path,)))
-            elif path not in used:
-                found.append(Waste("file of no revision", repo, _size(path), (path,)))
+        parts = tuple(sorted((folder / "blobs").glob("*.incomplete")))
+        if (mark := folder / PART_MARK).exists() or parts:
+            size = sum(map(_size, parts))
+            found.append(Waste("partial download", repo, size, (*parts, mark)))
+        lost = set((folder / "blobs").glob("*")) - used - set(parts)
+        found += [Waste("file of no revision", repo, _size(p), (p,)) for p in sorted(lost)]
     return found
 
 
@@ -120,6 +121,14 @@ def discard(waste: Waste) -> None:
             shutil.rmtree(aside)
         else:
             path.unlink(missing_ok=True)
+
+
+def tidy(cache_dir: Path, busy: frozenset[str]) -> None:
+    """Delete the folders of repos of which nothing is left. Raises OSError."""
+    for folder in _folders(cache_dir):
+        is_left = any(any((folder / part).glob("*")) for part in ("blobs", "snapshots"))
+        if not is_left and _repo(folder) not in busy:
+            shutil.rmtree(folder)
 
 
 def remove_repo(cache_dir: Path, repo: str) -> int:

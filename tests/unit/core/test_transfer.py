@@ -11,7 +11,7 @@ def test_rate_and_time_left_are_of_the_last_half_minute() -> None:
     for second in range(1, 101):
         transfer.add(float(second), 2**30 if second < 70 else (2**30 + (second - 69) * 2**20))
     assert transfer.bytes_per_s is not None
-    assert transfer.text(2 * 2**30) == "51% of 2.0 GiB, 1.0 MiB/s, 16 min left"
+    assert transfer.text(2 * 2**30) == "52% of 2.0 GiB, 1.0 MiB/s, 17 min left"
 
 
 def test_download_that_stands_still_promises_nothing() -> None:
