@@ -165,7 +165,9 @@ def _kv_cache(ask: Ask, size: int, total_bytes: int) -> tuple[KvCache | None, st
     tensor, pipeline = parallel(launch)
     # One batch for each stage of the pipeline, and one more while the next is prepared
     # (vllm/config/vllm.py, max_concurrent_batches).
-    batches = pipeline if launch.option("async-scheduling") is False else pipeline + 1
+    # The CPU engine prepares none ahead: its report for a windowed model says so.
+    is_ahead = not ask.is_cpu and launch.option("async-scheduling") is not False
+    batches = pipeline + 1 if is_ahead else pipeline
     options = KvOptions(
         element_bytes=element,
         tensor_parallel=tensor,
