@@ -1,5 +1,6 @@
 """Models on disk: pulled beside what is served, listed, removed, pruned."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,8 +37,9 @@ def pull(daemon: Daemon, model: str = "org/tiny") -> str:
 
 
 def listed(daemon: Daemon) -> list[Json]:
+    """Return the rows of the hub's cache; the tests' own models are directories."""
     found: list[Json] = daemon.api("GET", "/v1/models")["models"]
-    return found
+    return [row for row in found if row["repo"] not in ("org/a", "org/b")]
 
 
 def refused(daemon: Daemon, method: str, path: str, body: Json | None = None) -> Json:
@@ -178,3 +180,16 @@ def test_failed_pull_says_why_and_what_to_do(serving: Daemon) -> None:
     assert "operation 1 (pull): failed: the hub has no repo org/tinny" in serving.log.read_text()
     assert "did you mean" not in serving.ctl("pull", "org/tiny@v9").stderr
     assert "did you mean org/tiny" in serving.ctl("pull", "org/tinny").stderr
+
+
+def test_directory_of_the_users_is_listed_and_never_deleted(serving: Daemon) -> None:
+    done = serving.ctl("models", "--json")
+    rows = {row["repo"]: row for row in json.loads(done.stdout)["models"]}
+    assert (rows["org/a"]["is_serving"], rows["org/b"]["is_serving"]) == (True, False)
+    directory = Path(rows["org/b"]["path"])
+    assert rows["org/b"]["size_bytes"] == (directory / "model.safetensors").stat().st_size
+    assert f"in {directory}" in serving.ctl("models").stdout
+    refusal = serving.ctl("rm", "org/b")
+    assert refusal.returncode == 1
+    assert f"it is in a directory of yours, {directory}" in refusal.stderr
+    assert (directory / "model.safetensors").exists()

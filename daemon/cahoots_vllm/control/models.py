@@ -1,5 +1,6 @@
 """The models on disk, as people see them: what is there, what is used, what may go."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -8,6 +9,7 @@ from pathlib import Path
 from cahoots_vllm.control.shared_hub import SharedHub
 from cahoots_vllm.control.supervisor import Supervisor
 from cahoots_vllm.core.errors import CahootsError, Kind
+from cahoots_vllm.core.settings import make_launch_spec
 from cahoots_vllm.host import model_store, snapshots
 from cahoots_vllm.host.blocking import run_blocking
 from cahoots_vllm.host.model_card import read_card
@@ -18,8 +20,9 @@ _DISK_DEADLINE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class ModelOnDisk:
-    """One revision of a repo, or a download of one that is not whole.
+    """One revision of a repo, a download of one that is not whole, or a directory of the user's.
 
+    A directory has the model's name for a repo, and no revision.
     `size_bytes` of `total_bytes` are there; `total_bytes` is None where it is whole or unknown.
     """
 
@@ -58,7 +61,7 @@ class Models:
     async def listed(self) -> list[ModelOnDisk]:
         """Return what is on disk. Raises TimeoutError where the disk hangs."""
         serving = self._serving()
-        read = partial(_read, self._cache_dir, serving, self._hub.repos)
+        read = partial(_read, self._cache_dir, serving, self._hub.repos, self._directories())
         return await run_blocking(read, deadline_s=_DISK_DEADLINE_S)
 
     async def remove(self, repo: str, revision: str | None) -> int:
@@ -71,6 +74,12 @@ class Models:
         )
         folder = model_store.repo_folder(self._cache_dir, repo)
         chosen = [c for c in found if c.repo == repo and _is_named(c, revision)]
+        if not chosen and (own := self._directories().get(repo)) is not None:
+            raise CahootsError(
+                Kind.CONFLICT,
+                f"cannot remove {repo}: it is in a directory of yours, {own}",
+                "delete that by hand, and its profile",
+            )
         if not chosen and (revision is not None or not folder.is_dir() or "/" not in repo):
             raise _not_on_disk(repo, revision, sorted({c.repo for c in found}))
         self._refuse_used(repo, chosen, is_all=revision is None)
@@ -98,6 +107,15 @@ class Models:
 
         found = await run_blocking(work, deadline_s=_DISK_DEADLINE_S)
         return [Pruned(waste.what, waste.repo, waste.size_bytes) for waste in found]
+
+    def _directories(self) -> dict[str, Path]:
+        """Return the models that are not the hub's, by name: wanted, served, or a profile's."""
+        settings, state = self._supervisor.settings, self._supervisor.state
+        names = (settings.wanted_model, *(profile.name for profile in settings.profiles))
+        specs = [make_launch_spec(settings, name) for name in names]
+        if state.live is not None:
+            specs.append(state.live.plan.goal)
+        return {s.model: Path(s.source) for s in specs if s.source.startswith("/")}
 
     def _serving(self) -> Path | None:
         live = self._supervisor.state.live
@@ -132,7 +150,9 @@ class Models:
             )
 
 
-def _read(cache_dir: Path, serving: Path | None, busy: frozenset[str]) -> list[ModelOnDisk]:
+def _read(
+    cache_dir: Path, serving: Path | None, busy: frozenset[str], own: Mapping[str, Path]
+) -> list[ModelOnDisk]:
     parts = {part.repo: part for part in model_store.list_partial(cache_dir)}
     listed = [
         _whole(cached, serving)
@@ -141,6 +161,7 @@ def _read(cache_dir: Path, serving: Path | None, busy: frozenset[str]) -> list[M
         if cached.repo not in parts or (cached.refs and not snapshots.find_missing(cached.path))
     ]
     listed += [_partial(part, is_downloading=part.repo in busy) for part in parts.values()]
+    listed += [_own(name, path, serving) for name, path in own.items() if path.is_dir()]
     return sorted(listed, key=lambda one: (one.repo, not one.is_whole))
 
 
@@ -176,6 +197,24 @@ def _partial(part: Partial, *, is_downloading: bool) -> ModelOnDisk:
         is_whole=False,
         is_serving=False,
         is_downloading=is_downloading,
+    )
+
+
+def _own(name: str, path: Path, serving: Path | None) -> ModelOnDisk:
+    card = read_card(path)
+    return ModelOnDisk(
+        repo=name,
+        revision=None,
+        refs=(),
+        path=str(path),
+        size_bytes=card.size_bytes,
+        total_bytes=None,
+        quantization=card.quantization,
+        context_length=card.context_length,
+        last_used=None,
+        is_whole=snapshots.find_missing(path) is None,
+        is_serving=path == serving,
+        is_downloading=False,
     )
 
 

@@ -26,6 +26,9 @@ _OUTCOMES = {
 }
 
 
+_LABELS = {"quantization": "quant"}  # as in `cahootsctl models`; the whole word fills the column
+
+
 def model_check(ctx: Context) -> int:
     """Ask for the checks and show them; failed where one of them says that it cannot be served."""
     body: Json = {"model": ctx.args.model}
@@ -45,6 +48,7 @@ def check_rows(report: Json) -> Iterator[Row]:
     for check in report.get("checks") or []:
         level = str(check.get("level", ""))
         name = str(check.get("name", "?"))
+        name = _LABELS.get(name, name)
         sentence = str(check.get("sentence", ""))
         mark = "" if level == "ok" else f"{level.upper()}: "
         yield Row(name, mark + sentence, _TONES.get(level, Tone.PLAIN))

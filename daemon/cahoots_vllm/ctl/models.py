@@ -87,6 +87,8 @@ def _state(row: Json) -> str:
         return "serving"
     if row.get("is_downloading"):
         return "downloading"
+    if row.get("revision") is None and row.get("path"):
+        return f"in {row.get('path')}" if row.get("is_whole") else f"not whole: {row.get('path')}"
     if not row.get("is_whole"):
         return "not whole: cahootsctl pull goes on with it, prune deletes it"
     return "" if row.get("refs") else "an older revision"
