@@ -5,32 +5,22 @@ one JSON object: the bytes of the weights, the cache's size in tokens, what it m
 """
 
 import json
-import os
 import sys
-from typing import Any
-
-os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # the function below goes to the worker
 
 from vllm import LLM
 
 
 def main() -> None:
     """Load, ask, print."""
-
-    def weights_bytes(model: Any) -> int:  # noqa: ANN401 (a torch module; nested: sent by value)
-        """Return the bytes of all parameters and buffers, each storage once."""
-        held = [*model.parameters(), *model.buffers()]
-        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}
-        return sum(storages.values())
-
     directory, length, kv_bytes = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     engine = LLM(
         directory, max_model_len=length, kv_cache_memory_bytes=kv_bytes, enforce_eager=True,
         skip_tokenizer_init=True, max_num_batched_tokens=2048, max_num_seqs=128,
+        worker_extension_cls="fit_weights.Weights",
     )  # fmt: skip
     cache = engine.llm_engine.vllm_config.cache_config
     said = {
-        "weights": engine.apply_model(weights_bytes)[0],
+        "weights": engine.collective_rpc("loaded_bytes")[0],
         "tokens": cache.kv_cache_size_tokens,
         "kv_bytes": kv_bytes,
     }

@@ -57,7 +57,7 @@ def compare(engine: Path, name: str, model: Path) -> Comparison:
         [*command, str(LENGTH), str(KV_BYTES)],
         check=True, capture_output=True, text=True, timeout=_DEADLINE_S,
         env={"PATH": f"{engine}/bin:/usr/bin:/bin", "HOME": str(Path.home()),
-             "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
+             "PYTHONPATH": str(_HERE), "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
     ).stdout  # fmt: skip
     report = json.loads(next(line for line in reversed(said.splitlines()) if line[:1] == "{"))
     files = read_model_files(model)

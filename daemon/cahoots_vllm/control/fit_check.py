@@ -21,6 +21,7 @@ from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.memory import used_devices
 from cahoots_vllm.core.settings import Settings
 from cahoots_vllm.host.blocking import run_blocking
+from cahoots_vllm.host.engine_models import read_architectures
 from cahoots_vllm.host.model_files import ModelFiles, read_model_files
 
 _DISK_DEADLINE_S = 30.0
@@ -69,7 +70,11 @@ class FitCheck:
             said = "its config.json does not tell its size: whether it fits cannot be told"
             return Looked((Check("memory", Level.WARN, said),))
         fit = judge(self._ask(shape, files, launch, about, is_cpu=is_cpu), devices)
-        return Looked((*model_checks(shape, launch), check_memory(fit, is_cpu=is_cpu)), fit)
+        implemented = await run_blocking(
+            lambda: read_architectures(Path(settings.engine.path)), deadline_s=_DISK_DEADLINE_S
+        )
+        checks = model_checks(shape, launch, implemented)
+        return Looked((*checks, check_memory(fit, is_cpu=is_cpu)), fit)
 
     def _ask(
         self,

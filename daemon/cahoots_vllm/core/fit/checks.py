@@ -33,10 +33,28 @@ class Check:
     remedy: str = ""
 
 
-def model_checks(shape: ModelShape, launch: LaunchSpec) -> Iterator[Check]:
-    """Yield what the configuration says against the options."""
+def model_checks(
+    shape: ModelShape, launch: LaunchSpec, implemented: frozenset[str]
+) -> Iterator[Check]:
+    """Yield what the configuration says against the options and the engine's own models."""
+    yield check_architecture(shape, launch, implemented)
     yield check_quantization(shape, launch)
     yield check_context(shape, launch)
+
+
+def check_architecture(shape: ModelShape, launch: LaunchSpec, implemented: frozenset[str]) -> Check:
+    """Look for the model's class among those of the engine; none are known: nothing can be said.
+
+    Never a fail: the engine runs what it does not know through Transformers where it can, and
+    plugins bring more (vllm/model_executor/models/registry.py).
+    """
+    name = shape.architecture
+    if not name or not implemented:
+        return Check("engine", Level.OK, f"whether it knows {name or 'the model'} cannot be told")
+    if name in implemented or launch.option("model-impl") is not None:
+        return Check("engine", Level.OK, f"it knows {name}")
+    said = f"{name} is not among this engine's own models: it may run through Transformers, slowly"
+    return Check("engine", Level.WARN, said, "use a newer vLLM: cahoots-vllm-engine install")
 
 
 def check_quantization(shape: ModelShape, launch: LaunchSpec) -> Check:

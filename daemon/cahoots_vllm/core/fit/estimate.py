@@ -96,7 +96,7 @@ def find_need(ask: Ask, total_bytes: int) -> Need:
     launch, size = ask.launch, model_dtype_bytes(ask)
     tensor, pipeline = parallel(launch)
     weights = _weights(ask, size)
-    on_each = weights.total_bytes // (tensor * pipeline)
+    on_each = weights.total_bytes // (tensor * pipeline) + _positions_bytes(ask.shape, size)
     overhead = _overhead(ask, size, total_bytes)
     seen = ask.seen
     if seen.weights_bytes is not None:
@@ -115,6 +115,14 @@ def find_need(ask: Ask, total_bytes: int) -> Need:
         kv_unknown=unknown,
         is_measured=seen != NOTHING_SEEN,
     )
+
+
+def _positions_bytes(shape: ModelShape, size: int) -> int:
+    """Return the tables of sine and cosine for each position, loaded beside the weights.
+
+    Source: vllm/model_executor/layers/rotary_embedding/base.py, cos_sin_cache.
+    """
+    return shape.ropes * (shape.context or 0) * shape.rotary_dim * size
 
 
 def _weights(ask: Ask, size: int) -> Weights:

@@ -63,8 +63,9 @@ class ModelShape:
     """The numbers that decide about memory; lengths in tokens.
 
     `windows` has a layer's sliding window, None where it attends to all. `latent_width` is MLA's
-    compressed width of key and value together, None for plain attention. `unknown` says why the
-    KV cache cannot be told, "" where it can.
+    compressed width of key and value together, None for plain attention. `rotary_dim` is the width
+    of each of `ropes` tables of positions. `unknown` says why the KV cache cannot be told, "" where
+    it can.
     """
 
     architecture: str
@@ -84,6 +85,8 @@ class ModelShape:
     quantization: Quantization | None = None
     has_vision: bool = False
     has_norms_of_heads: bool = False
+    rotary_dim: int = 0
+    ropes: int = 1
     is_stretched: bool = False
     unknown: str = ""
 
@@ -122,10 +125,30 @@ def read_shape(config: Config) -> ModelShape | None:
         experts=_experts(text, hidden),
         quantization=read_quantization(config) or read_quantization(text),
         has_vision="vision_config" in config,
+        rotary_dim=_rotary_dim(text, hidden // heads),
+        ropes=2 if _has_local_rope(text) else 1,
         has_norms_of_heads=_kind(text).startswith(("qwen3", "gemma3")),
         is_stretched=_is_stretched(text),
         unknown=_unknown(text),
     )
+
+
+def _rotary_dim(text: Config, width: int) -> int:
+    """Return the width that is rotated (vllm/model_executor/layers/rotary_embedding)."""
+    if rotated := _count(text, "qk_rope_head_dim"):
+        return rotated
+    ropes = text.get("rope_parameters")
+    share = text.get("partial_rotary_factor")
+    if share is None and isinstance(ropes, dict):
+        share = ropes.get("partial_rotary_factor")
+    width = _count(text, "head_dim") or width
+    return int(width * share) if isinstance(share, float) and 0 < share < 1 else width
+
+
+def _has_local_rope(text: Config) -> bool:
+    """Whether layers with a window have a table of their own (Gemma 3)."""
+    ropes = text.get("rope_parameters")
+    return "rope_local_base_freq" in text or (isinstance(ropes, dict) and _WINDOWED in ropes)
 
 
 def _kv_heads(text: Config, heads: int) -> int:

@@ -55,6 +55,29 @@ def test_qwen3_32b_awq_by_hand() -> None:
     assert kv.blocks(32768) * kv.block_bytes == 8 * GIB
 
 
+def test_tables_of_positions_are_loaded_beside_the_weights() -> None:
+    # 40960 positions of 128 halves; Gemma 3 has a second table for its windowed layers.
+    found = judge(Ask(shape_of(QWEN3_32B), LAUNCH), (RTX5090,))
+    assert found is not None
+    assert found.need.weights_bytes - found.need.weights.total_bytes == 40_960 * 128 * 2
+    local = judge(Ask(shape_of(QWEN3_32B, rope_local_base_freq=1e4), LAUNCH), (RTX5090,))
+    assert local is not None
+    assert local.need.weights_bytes - local.need.weights.total_bytes == 2 * 40_960 * 128 * 2
+
+
+@pytest.mark.parametrize(
+    ("config", "width"),
+    [
+        ({"partial_rotary_factor": 0.25}, 32),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, 64),
+        ({"kv_lora_rank": 512, "qk_rope_head_dim": 64}, 64),
+        ({"partial_rotary_factor": "much"}, 128),
+    ],
+)
+def test_width_that_is_rotated(config: dict[str, object], width: int) -> None:
+    assert shape_of(QWEN3_32B, **config).rotary_dim == width
+
+
 def test_qwen25_coder_32b_awq_by_hand() -> None:
     # q and o 5120 x 5120, k and v 5120 x 1024, three of 5120 x 27648; biases are left out.
     layer = 2 * 5120 * 5120 + 2 * 5120 * 1024 + 3 * 5120 * 27648

@@ -1,0 +1,36 @@
+"""What a configuration says against the options and the engine."""
+
+from dataclasses import replace
+
+import pytest
+
+from cahoots_vllm.core.fit.checks import Level, check_architecture
+
+from .test_fit import LAUNCH, QWEN3_32B, shape_of
+
+KNOWN = frozenset({"Qwen3ForCausalLM", "LlamaForCausalLM"})
+
+
+@pytest.mark.parametrize(
+    ("name", "implemented", "level"),
+    [
+        ("Qwen3ForCausalLM", KNOWN, Level.OK),
+        ("NewForCausalLM", KNOWN, Level.WARN),
+        ("NewForCausalLM", frozenset[str](), Level.OK),
+        ("", KNOWN, Level.OK),
+    ],
+    ids=["known", "unknown", "an engine that cannot be read", "no name"],
+)
+def test_architecture_is_looked_for_in_the_engine(
+    name: str, implemented: frozenset[str], level: Level
+) -> None:
+    shape = replace(shape_of(QWEN3_32B), architecture=name)
+    found = check_architecture(shape, LAUNCH, implemented)
+    assert found.level is level
+    assert bool(found.remedy) is (level is Level.WARN)
+
+
+def test_implementation_that_was_chosen_is_not_doubted() -> None:
+    shape = replace(shape_of(QWEN3_32B), architecture="NewForCausalLM")
+    launch = LAUNCH.with_option("model-impl", "transformers")
+    assert check_architecture(shape, launch, KNOWN).level is Level.OK
