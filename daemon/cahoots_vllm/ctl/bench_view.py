@@ -164,7 +164,8 @@ def history_lines(
 
 def _group_head(record: Mapping[str, Any], width: int) -> list[Line]:
     target, load = record["target"], record["load"]
-    what = f"{target['model']} on {target['gpu']}, vLLM {target['engine_version']}"
+    model = target["model"].rpartition("/")[2] if target["model"][:1] == "/" else target["model"]
+    what = f"{model} on {target['gpu']}, vLLM {target['engine_version']}"
     shape = (
         f"{load['requests']} requests, {load['concurrency']} at a time, "
         f"{load['input_tokens']} in, {load['output_tokens']} out"
