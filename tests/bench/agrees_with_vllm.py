@@ -107,10 +107,10 @@ def main() -> None:
     )
     out.write("| --- | --- | --- | --- | --- |\n")
     for name in _FIGURES:
-        own, other = (statistics.median(pair[name][i] for pair in pairs) for i in (0, 1))
+        mine, its = (statistics.median(pair[name][i] for pair in pairs) for i in (0, 1))
         each = sorted(pair[name][0] / pair[name][1] - 1 for pair in pairs)
         spread = f"{each[0]:+.1%} to {each[-1]:+.1%}"
-        out.write(f"| {name} | {own:.1f} | {other:.1f} | {own / other - 1:+.1%} | {spread} |\n")
+        out.write(f"| {name} | {mine:.1f} | {its:.1f} | {mine / its - 1:+.1%} | {spread} |\n")
 
 
 if __name__ == "__main__":

@@ -25,4 +25,4 @@ def test_quick_bench_measures_the_real_engine(daemon: Daemon) -> None:
         assert way["prefix_cache"]["again_ttft_ms"] < way["prefix_cache"]["first_ttft_ms"] / 2
     shown = daemon.ctl("bench", "--history")
     print("\n" + shown.stdout)  # noqa: T201 (figures)
-    assert "generation" in daemon.ctl("bench", "--quick", timeout_s=400).stdout
+    assert "tokens/s" in shown.stdout
