@@ -43,17 +43,21 @@ class StatusReader:
         for host in settings.gateway.listen:
             if is_exposed(host) and not is_here(host):
                 warnings += (f"{host} in gateway.listen is no address of this host, or not yet",)
+        # At once: a GPU that hangs holds up two of them.
+        requests, gpus, findings = await asyncio.gather(
+            self._requests(worker), self.gpus.read(), self.slow.read()
+        )
         facts = Facts(
             pid=worker.pid if worker is not None else None,
             progress=worker.progress if worker is not None else None,
-            requests=await self._requests(worker),
-            gpus=await self.gpus.read(),
+            requests=requests,
+            gpus=gpus,
             loaded_at=self.source.loaded_at,
             config_error=self.source.error,
             endpoints=settings.gateway.endpoints,
             warnings=warnings,
             daemon=self.daemon,
-            findings=await self.slow.read(),
+            findings=findings,
         )
         wall = Wall.read(asyncio.get_running_loop().time())
         return build_status(settings, self.supervisor.state, facts, wall)
