@@ -50,6 +50,8 @@ class FitCheck:
         files = await run_blocking(
             lambda: read_model_files(Path(launch.source)), deadline_s=_DISK_DEADLINE_S
         )
+        # Of what is about to start, not of what somebody asks about meanwhile.
+        self._about = await self._read_about(launch, settings)
         looked = await self.look(launch, settings, files)
         for check in looked.checks:
             if check.level is Level.FAIL:
@@ -63,18 +65,21 @@ class FitCheck:
     async def look(self, launch: LaunchSpec, settings: Settings, files: ModelFiles) -> Looked:
         """Return every check that these files allow."""
         is_cpu = settings.engine.is_cpu
-        devices = used_devices(launch, os.environ, await self._gate.read(is_cpu=is_cpu))
-        about = self._about = About(settings.engine.version, devices)
+        about = await self._read_about(launch, settings)
         shape = read_shape(files.config)
         if shape is None:
             said = "its config.json does not tell its size: whether it fits cannot be told"
             return Looked((Check("memory", Level.WARN, said),))
-        fit = judge(self._ask(shape, files, launch, about, is_cpu=is_cpu), devices)
+        fit = judge(self._ask(shape, files, launch, about, is_cpu=is_cpu), about.devices)
         implemented = await run_blocking(
             lambda: read_architectures(Path(settings.engine.path)), deadline_s=_DISK_DEADLINE_S
         )
         checks = model_checks(shape, launch, implemented)
         return Looked((*checks, check_memory(fit, is_cpu=is_cpu)), fit)
+
+    async def _read_about(self, launch: LaunchSpec, settings: Settings) -> About:
+        found = await self._gate.read(is_cpu=settings.engine.is_cpu)
+        return About(settings.engine.version, used_devices(launch, os.environ, found))
 
     def _ask(
         self,

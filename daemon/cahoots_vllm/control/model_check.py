@@ -6,6 +6,8 @@ from pathlib import Path
 
 from cahoots_vllm.control.examine import child_environment
 from cahoots_vllm.control.fit_check import FitCheck
+from cahoots_vllm.control.near_names import with_near_names
+from cahoots_vllm.core.diagnosis import Cause, Diagnosis
 from cahoots_vllm.core.errors import CahootsError
 from cahoots_vllm.core.fit.checks import Check, Level
 from cahoots_vllm.core.fit.estimate import Fit
@@ -15,13 +17,11 @@ from cahoots_vllm.core.secret import mask
 from cahoots_vllm.core.settings import Settings, make_launch_spec
 from cahoots_vllm.host import snapshots
 from cahoots_vllm.host.blocking import run_blocking
-from cahoots_vllm.host.hub_answer import HubLook, HubRefusal, HubSight
+from cahoots_vllm.host.hub_answer import HubLook, HubSight
 from cahoots_vllm.host.model_files import ModelFiles, read_model_files
 
 _DISK_DEADLINE_S = 30.0
 _SPARE_BYTES = 1 << 30
-_UNAUTHORIZED = (401, 403)
-_NOT_FOUND = 404
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
 
 
@@ -88,8 +88,10 @@ class ModelCheck:
             sight = await self._hub.look(
                 goal.source, goal.revision, child_environment(goal, settings, with_token=True)
             )
-            if isinstance(sight, HubRefusal):
-                return _report(goal, (_refusal(goal.source, sight, settings),), None)
+            if isinstance(sight, Diagnosis):
+                known = tuple(profile.name for profile in settings.profiles)
+                told = await with_near_names(sight, goal.model, known, self._cache_dir)
+                return _report(goal, (_refusal(told, settings),), None)
             first = await run_blocking(lambda: self._from_hub(sight), deadline_s=_DISK_DEADLINE_S)
             stored = sum(n for name, n in _wanted(sight).items() if name.endswith(_WEIGHTS))
             files = ModelFiles(sight.config, (), stored)
@@ -137,15 +139,11 @@ def _wanted(sight: HubSight) -> dict[str, int]:
     }
 
 
-def _refusal(repo: str, refusal: HubRefusal, settings: Settings) -> Check:
-    said = mask(refusal.error, (secret for _, secret in settings.secret_env))
-    if refusal.status in _UNAUTHORIZED:
-        remedy = f"check HUGGINGFACE_API_KEY in .env, and accept the licence on the page of {repo}"
-        return Check("access", Level.FAIL, said, remedy)
-    if refusal.status == _NOT_FOUND:
-        return Check("files", Level.FAIL, said, f"check the name {repo} and the revision")
-    remedy = "check the network and the proxy, or give a directory that holds the model"
-    return Check("files", Level.FAIL, f"the hub gives no answer: {said}", remedy)
+def _refusal(found: Diagnosis, settings: Settings) -> Check:
+    # A hub, or a library, may repeat what it was asked with.
+    said = mask(found.evidence, (secret for _, secret in settings.secret_env))
+    name = "access" if found.cause is Cause.HUB_AUTH else "files"
+    return Check(name, Level.FAIL, said, found.remedy)
 
 
 def _report(goal: LaunchSpec, checks: tuple[Check, ...], fit: Fit | None) -> ModelReport:

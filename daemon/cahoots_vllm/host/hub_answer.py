@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from cahoots_vllm.core.diagnosis import Cause, Diagnosis
 from cahoots_vllm.host.children import Children, Command
 
 _DEADLINE_S = 45.0
@@ -24,20 +25,12 @@ class HubSight:
     is_gated: bool
 
 
-@dataclass(frozen=True, slots=True)
-class HubRefusal:
-    """Why there is no answer; `status` is HTTP's, None where the hub was not reached."""
-
-    status: int | None
-    error: str
-
-
 class HubLook(Protocol):
     """The seam to the hub."""
 
     async def look(
         self, repo: str, revision: str | None, env: Mapping[str, str]
-    ) -> HubSight | HubRefusal:
+    ) -> HubSight | Diagnosis:
         """Return what is there, at latest after 45 s."""
         ...
 
@@ -51,7 +44,7 @@ class ProcessHubLook:
 
     async def look(
         self, repo: str, revision: str | None, env: Mapping[str, str]
-    ) -> HubSight | HubRefusal:
+    ) -> HubSight | Diagnosis:
         """Return what is there, at latest after 45 s. Raises CahootsError, OSError: no start."""
         read_end, write_end = os.pipe()
         argv = [sys.executable, "-m", "cahoots_vllm.host.hub_look", repo]
@@ -71,15 +64,15 @@ class ProcessHubLook:
             async with asyncio.timeout(_DEADLINE_S):
                 return _parse(await reader.readline())
         except TimeoutError:
-            return HubRefusal(None, f"it did not answer in {_DEADLINE_S:.0f} s")
+            return _silent(f"the hub did not answer in {_DEADLINE_S:.0f} s")
         except ValueError:
-            return HubRefusal(None, "its answer is too long")
+            return _silent("the hub's answer is too long")
         finally:
             transport.close()
             child.send_signal(signal.SIGKILL)
 
 
-def _parse(line: bytes) -> HubSight | HubRefusal:
+def _parse(line: bytes) -> HubSight | Diagnosis:
     try:
         said = json.loads(line)
     except ValueError:
@@ -88,7 +81,12 @@ def _parse(line: bytes) -> HubSight | HubRefusal:
         case {"files": dict(files), "config": dict(config), "gated": bool(gated)}:
             sizes = {str(name): size for name, size in files.items() if isinstance(size, int)}
             return HubSight(sizes, config, gated)
-        case {"status": int() | None as status, "error": str(error)}:
-            return HubRefusal(status, error)
+        case {"cause": str(cause), "evidence": str(evidence), "remedy": str(remedy)}:
+            return Diagnosis(Cause(cause), evidence, remedy, is_retryable=said.get("retry") is True)
         case _:
-            return HubRefusal(None, "the look at the hub ended without an answer")
+            return _silent("the look at the hub ended without an answer")
+
+
+def _silent(evidence: str) -> Diagnosis:
+    remedy = "check the network and the proxy, or give a directory that holds the model"
+    return Diagnosis(Cause.HUB_NETWORK, evidence, remedy, is_retryable=True)

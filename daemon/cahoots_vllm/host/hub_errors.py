@@ -1,4 +1,4 @@
-"""What the hub, or the way to it, says no with, as sentences. Runs in `hub_fetch` only."""
+"""What the hub, or the way to it, says no with, as sentences. Runs in the hub programs only."""
 
 import errno
 import os

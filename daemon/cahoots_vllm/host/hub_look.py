@@ -2,7 +2,7 @@
 
 Run as `python -m cahoots_vllm.host.hub_look REPO [REVISION]` with HF_TOKEN and HF_ENDPOINT in the
 environment. Prints one JSON object: {"sha", "files": {name: bytes}, "config", "gated"} or
-{"status", "error"}; `status` is HTTP's, null where the hub was not reached. Keeps nothing.
+hub_errors' {"cause", "evidence", "remedy", "retry"}. Keeps nothing.
 """
 
 import json
@@ -17,6 +17,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined] # as in hub_f
 )
 
 from cahoots_vllm.host.children import end_with_parent
+from cahoots_vllm.host.hub_errors import explain
 
 _TIMEOUT_S = 20.0
 
@@ -29,9 +30,7 @@ def main() -> int:
     try:
         said = _look(repo, revision)
     except (HTTPError, HFValidationError, OSError, ValueError) as error:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        first = str(error).strip().partition("\n")[0] or type(error).__name__
-        said = {"status": status, "error": first}
+        said = explain(repo, revision, error).view()
     sys.stdout.write(json.dumps(said) + "\n")
     return 0
 
