@@ -1,13 +1,13 @@
 """`/v1/bench`: what was measured on this host, and what a bench needs to know to measure."""
 
-import json
 import logging
 from dataclasses import dataclass
 
 from aiohttp import web
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from cahoots_vllm.api.access import Access, Peer
+from cahoots_vllm.api.bodies import read_body
 from cahoots_vllm.api.routes import Route
 from cahoots_vllm.control.bench_history import (
     BenchHistory,
@@ -15,7 +15,6 @@ from cahoots_vllm.control.bench_history import (
     BenchResult,
     BenchWorker,
 )
-from cahoots_vllm.core.errors import CahootsError, Kind
 
 _LOG = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ class BenchHandlers:
 
     async def add(self, request: web.Request) -> web.Response:
         """Keep what was measured of the ready worker."""
-        record = await self.history.add(_result(await request.read()))
+        record = await self.history.add(await read_body(request, BenchResult))
         peer: Peer = request["peer"]
         _LOG.info("a bench of %s is kept for uid %d", record.target.model, peer.uid)
         body = record.model_dump_json()
@@ -57,21 +56,3 @@ def routes(handlers: BenchHandlers) -> tuple[Route, ...]:
         Route("GET", "/v1/bench", Access.LOOK, handlers.show, "BenchView"),
         Route("POST", "/v1/bench", Access.CHANGE, handlers.add, "BenchRecord", "BenchResult"),
     )
-
-
-def _result(raw: bytes) -> BenchResult:
-    """Return the body. Raises CahootsError (BAD_REQUEST)."""
-    try:
-        return BenchResult.model_validate(json.loads(raw))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "body"
-        raise CahootsError(
-            Kind.BAD_REQUEST,
-            f"cannot use the body: {where}: {first['msg']}",
-            "see /v1/openapi.json",
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise CahootsError(
-            Kind.BAD_REQUEST, f"cannot read the body: {error}", "send a JSON object"
-        ) from error

@@ -1,18 +1,17 @@
 """The models on disk: list, pull, remove, prune."""
 
-import json
 import logging
 from dataclasses import dataclass
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from cahoots_vllm.api.access import Access, Peer
+from cahoots_vllm.api.bodies import read_body
 from cahoots_vllm.api.routes import Route
 from cahoots_vllm.control.models import ModelOnDisk, Models, Pruned
 from cahoots_vllm.control.operation import Caller, operation_view
 from cahoots_vllm.control.pulls import Pulls
-from cahoots_vllm.core.errors import CahootsError, Kind
 
 _LOG = logging.getLogger(__name__)
 _MODELS = TypeAdapter(list[ModelOnDisk])
@@ -42,14 +41,7 @@ class ModelHandlers:
 
     async def pull(self, request: web.Request) -> web.Response:
         """Download a model without serving it."""
-        try:
-            body = PullBody.model_validate(json.loads(await request.read()))
-        except (ValidationError, ValueError, RecursionError) as error:
-            raise CahootsError(
-                Kind.BAD_REQUEST,
-                "cannot use the body: it has no model, or something else",
-                'send {"model": "ORG/NAME"}, with "revision" if you want another than main',
-            ) from error
+        body = await read_body(request, PullBody)
         operation = self.pulls.ask(body.model, body.revision, _caller(request))
         headers = {"Location": f"/v1/operations/{operation.id}"}
         return web.json_response(operation_view(operation), status=202, headers=headers)
