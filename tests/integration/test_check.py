@@ -130,3 +130,16 @@ def test_model_that_would_be_downloaded_is_asked_for(
     words = " ".join(f"{check['sentence']} {check.get('remedy')}" for check in found.values())
     assert said in words
     assert "secretsecret" not in words
+
+
+def test_more_gpus_than_there_are_stop_nothing(gpu_daemon: Daemon) -> None:
+    write_model(gpu_daemon, CONFIG, "[options]\ntensor-parallel-size = 4\n")
+    gpu_daemon.start_ready()
+    code, found = checks(gpu_daemon)
+    assert (code, found["gpus"]["level"]) == (1, "fail")
+    assert "4 GPUs are asked for" in found["gpus"]["sentence"]
+    operation = gpu_daemon.swap("org/b")
+    assert operation["state"] == "failed"
+    assert operation["problem"]["cause"] == "cuda_driver"
+    assert gpu_daemon.status()["model"]["serving"] == "org/a"
+    assert gpu_daemon.says("still") == "fake: still"

@@ -14,7 +14,7 @@ from cahoots_vllm.control.gate import Gate
 from cahoots_vllm.control.log_buffer import LogBuffer
 from cahoots_vllm.control.state_file import StateFile
 from cahoots_vllm.core.diagnosis import Cause, Diagnosis
-from cahoots_vllm.core.fit.checks import Check, Level, check_memory, model_checks
+from cahoots_vllm.core.fit.checks import Check, Level, check_gpus, check_memory, model_checks
 from cahoots_vllm.core.fit.estimate import Ask, Fit, judge
 from cahoots_vllm.core.fit.shape import ModelShape, read_shape
 from cahoots_vllm.core.launch import LaunchSpec
@@ -25,6 +25,7 @@ from cahoots_vllm.host.engine_models import read_architectures
 from cahoots_vllm.host.model_files import ModelFiles, read_model_files
 
 _DISK_DEADLINE_S = 30.0
+_CAUSES = {"memory": Cause.GPU_OOM_STARTUP_ALLOC, "gpus": Cause.CUDA_DRIVER}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +56,10 @@ class FitCheck:
         looked = await self.look(launch, settings, files)
         for check in looked.checks:
             if check.level is Level.FAIL:
-                is_memory = check.name == "memory"
-                cause = Cause.GPU_OOM_STARTUP_ALLOC if is_memory else Cause.BAD_ARGUMENTS
-                return Diagnosis(cause, check.sentence, check.remedy, is_retryable=False)
+                cause = _CAUSES.get(check.name, Cause.BAD_ARGUMENTS)
+                # A driver may bring its GPUs late, at boot.
+                may_come = cause is Cause.CUDA_DRIVER
+                return Diagnosis(cause, check.sentence, check.remedy, is_retryable=may_come)
             if check.level is Level.WARN and looked.fit is not None:
                 self._tell(f"{launch.model}: {check.name}: {check.sentence}; {check.remedy}")
         return None
@@ -74,7 +76,8 @@ class FitCheck:
         implemented = await run_blocking(
             lambda: read_architectures(Path(settings.engine.path)), deadline_s=_DISK_DEADLINE_S
         )
-        checks = model_checks(shape, launch, implemented)
+        gpus = () if is_cpu else check_gpus(launch, len(about.devices))
+        checks = (*model_checks(shape, launch, implemented), *gpus)
         return Looked((*checks, check_memory(fit, is_cpu=is_cpu)), fit)
 
     async def _read_about(self, launch: LaunchSpec, settings: Settings) -> About:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from cahoots_vllm.core.fit import words
-from cahoots_vllm.core.fit.estimate import Fit, Verdict
+from cahoots_vllm.core.fit.estimate import Fit, Verdict, parallel
 from cahoots_vllm.core.fit.shape import ModelShape
 from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.memory.sizes import CONTEXT, read_sizes
@@ -55,6 +55,16 @@ def check_architecture(shape: ModelShape, launch: LaunchSpec, implemented: froze
         return Check("engine", Level.OK, f"it knows {name}")
     said = f"{name} is not among this engine's own models: it may run through Transformers, slowly"
     return Check("engine", Level.WARN, said, "use a newer vLLM: cahoots-vllm-engine install")
+
+
+def check_gpus(launch: LaunchSpec, count: int) -> Iterator[Check]:
+    """Compare the GPUs that are asked for with those of this host; other hosts may bring more."""
+    tensor, pipeline = parallel(launch)
+    is_here = launch.option("distributed-executor-backend") != "ray" and not launch.option("nnodes")
+    if count and is_here and tensor * pipeline > count:
+        said = f"{tensor * pipeline} GPUs are asked for, and {count} can be used here"
+        remedy = "lower tensor-parallel-size or pipeline-parallel-size"
+        yield Check("gpus", Level.FAIL, said, remedy)
 
 
 def check_quantization(shape: ModelShape, launch: LaunchSpec) -> Check:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from cahoots_vllm.core.fit.checks import Level, check_architecture
+from cahoots_vllm.core.fit.checks import Level, check_architecture, check_gpus
 
 from .test_fit import LAUNCH, QWEN3_32B, shape_of
 
@@ -34,3 +34,26 @@ def test_implementation_that_was_chosen_is_not_doubted() -> None:
     shape = replace(shape_of(QWEN3_32B), architecture="NewForCausalLM")
     launch = LAUNCH.with_option("model-impl", "transformers")
     assert check_architecture(shape, launch, KNOWN).level is Level.OK
+
+
+@pytest.mark.parametrize(
+    ("options", "count", "is_refused"),
+    [
+        ({"tensor-parallel-size": 2}, 1, True),
+        ({"tensor-parallel-size": 2, "pipeline-parallel-size": 2}, 3, True),
+        ({"tensor-parallel-size": 2}, 2, False),
+        ({}, 1, False),
+        ({"tensor-parallel-size": 2}, 0, False),
+        ({"tensor-parallel-size": 2, "distributed-executor-backend": "ray"}, 1, False),
+        ({"tensor-parallel-size": 2, "nnodes": 2}, 1, False),
+    ],
+)
+def test_more_gpus_than_there_are_are_refused(
+    options: dict[str, str | int], count: int, *, is_refused: bool
+) -> None:
+    launch = LAUNCH
+    for name, value in options.items():
+        launch = launch.with_option(name, value)
+    found = list(check_gpus(launch, count))
+    assert bool(found) is is_refused
+    assert all(check.level is Level.FAIL for check in found)
