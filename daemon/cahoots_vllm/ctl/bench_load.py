@@ -45,11 +45,14 @@ class Outcome:
 
 
 def build_request(route: Route, model: str, prompt: Prompt) -> bytes:
-    """Return the request that `vllm bench serve --ignore-eos` sends, its length made sure of."""
+    """Return the request that `vllm bench serve --ignore-eos` sends; that makes its length exact.
+
+    No `min_tokens` beside it: theirs has none, and the engine masks tokens for it in each step.
+    """
     body = json.dumps(
         {
             "model": model, "prompt": prompt.text, "repetition_penalty": 1.0,
-            "max_tokens": prompt.output_tokens, "min_tokens": prompt.output_tokens,
+            "max_tokens": prompt.output_tokens,
             "ignore_eos": True, "stream": True, "stream_options": {"include_usage": True},
         }
     ).encode()  # fmt: skip
