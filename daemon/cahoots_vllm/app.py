@@ -4,32 +4,23 @@ import asyncio
 import logging
 import os
 import signal
-import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 from cahoots_vllm import __version__
 from cahoots_vllm.api.handlers import Handlers
 from cahoots_vllm.api.routes import build_routes
 from cahoots_vllm.api.server import ApiServer
-from cahoots_vllm.control.announcer import Announcer
+from cahoots_vllm.beginning import go_on
 from cahoots_vllm.control.catalog import Catalog
-from cahoots_vllm.control.effects import Parts
 from cahoots_vllm.control.event_hub import EventHub
-from cahoots_vllm.control.fit_check import fit_check
 from cahoots_vllm.control.gate import Gate
-from cahoots_vllm.control.gpu_release import GpuRelease
 from cahoots_vllm.control.handover import Handover
-from cahoots_vllm.control.learned import Learned, MemoryRecord
-from cahoots_vllm.control.load_times import LoadTimes
 from cahoots_vllm.control.log_buffer import LogBuffer
 from cahoots_vllm.control.metrics import MetricsPage
 from cahoots_vllm.control.operation import Caller
-from cahoots_vllm.control.option_check import OptionCheck
-from cahoots_vllm.control.preflight import Preflight
+from cahoots_vllm.control.parts import Parts
 from cahoots_vllm.control.reload import Reloader
 from cahoots_vllm.control.rotation import Rotation
 from cahoots_vllm.control.settings_source import SettingsSource
@@ -37,7 +28,6 @@ from cahoots_vllm.control.shared_hub import SharedHub
 from cahoots_vllm.control.snapshot import StatusReader
 from cahoots_vllm.control.state_file import StateFile
 from cahoots_vllm.control.status import DaemonStatus
-from cahoots_vllm.control.supervisor import Supervisor
 from cahoots_vllm.control.worker_log import WorkerLog
 from cahoots_vllm.core.errors import CahootsError
 from cahoots_vllm.core.settings import Settings
@@ -46,15 +36,12 @@ from cahoots_vllm.ending import Ending, Exit
 from cahoots_vllm.gateway.metrics import GatewayMetrics
 from cahoots_vllm.gateway.server import GatewayServer
 from cahoots_vllm.host import cgroup, file_lock, sockets
-from cahoots_vllm.host.blocking import run_blocking
 from cahoots_vllm.host.children import Children, become_subreaper
-from cahoots_vllm.host.engine_options import EngineOptions
 from cahoots_vllm.host.fd_store import FdStore
 from cahoots_vllm.host.gpu import NvmlReader
 from cahoots_vllm.host.hub import ProcessHub
 from cahoots_vllm.host.hub_answer import ProcessHubLook
 from cahoots_vllm.host.journal import Journal, is_journal_stream
-from cahoots_vllm.host.kernel_log import KernelLog
 from cahoots_vllm.host.listeners import Listeners
 from cahoots_vllm.host.notify import Notifier, watchdog_period_s
 from cahoots_vllm.host.paths import Paths
@@ -62,12 +49,9 @@ from cahoots_vllm.host.watch import FileWatch
 from cahoots_vllm.request_log import RequestLog
 from cahoots_vllm.services import Needs, Services
 from cahoots_vllm.story import Story
+from cahoots_vllm.supervision import Ground, build_supervisor
 from cahoots_vllm.watchdog import feed_watchdog
-from cahoots_vllm.worker.leftovers import end_leftovers, end_marked
-from cahoots_vllm.worker.reap import end_cgroup
-from cahoots_vllm.worker.running import WorkerContext
 
-_END_DEADLINE_S = 20.0
 # Who asks where a file or a signal does.
 _SELF = Caller(os.getuid(), os.getpid())
 _NO_CGROUP = (
@@ -130,7 +114,7 @@ class App:
         self._worker_log = WorkerLog(Journal() if has_journal else None)
         gpus = NvmlReader()
         gate = Gate(gpus, f"{paths.runtime_dir}#")
-        self._supervisor = self._build_supervisor(gpus, gate, logs, keeps_override=keeps_override)
+        parts = self._build_supervisor(gpus, gate, logs, keeps_override=keeps_override)
         self._gateway.speak_ollama(Catalog(self._supervisor, self._rotation))
         self._watch = FileWatch(self._watched_files)
         self._services = Services(
@@ -140,7 +124,8 @@ class App:
                 paths=paths,
                 gpus=gpus,
                 gate=gate,
-                fit=self._fit,
+                fit=parts.fit,
+                last_used=parts.last_used,
                 hub=self._hub,
                 look=ProcessHubLook(self._children),
                 events=self._events,
@@ -162,6 +147,8 @@ class App:
             ),
             warnings=(_NO_CGROUP,) if paths.is_system and self._cgroup is None else (),
             slow=self._services.slow,
+            standby=self._standby,
+            sleepers=self._sleepers,
         )
         self._reloader = Reloader(
             self._source, self._supervisor, self._gateway.apply, self._events, self._notifier
@@ -176,7 +163,7 @@ class App:
             status,
             self._events,
             logs,
-            self._learned,
+            parts.learned,
             self._reloader,
             self._exit.replace,
             page,
@@ -193,48 +180,30 @@ class App:
 
     def _build_supervisor(
         self, gpus: NvmlReader, gate: Gate, logs: LogBuffer, *, keeps_override: bool
-    ) -> Supervisor:
-        record = self._state_file.load()
-        self._learned = Learned(record.memory, self._save_lessons, time.monotonic)
-        context = WorkerContext(
-            children=self._children,
-            runtime_dir=self._paths.runtime_dir,
-            cgroup_parent=self._cgroup,
-            kernel_log=KernelLog(),
-            settings=self._settings.worker,
-            store=self.store,
-        )
-        self._fit = fit_check(gate, record.fits, self._state_file, logs)
-        parts = Parts(
-            context=context,
-            preflight=Preflight(self._hub, self._paths.cache_dir),
-            options=OptionCheck(EngineOptions(self._paths.cache_dir, self._children)),
-            fit=self._fit,
-            rotation=self._rotation,
-            release=GpuRelease(gpus),
-            gate=gate,
-            learned=self._learned,
-            load_times=LoadTimes(
-                record.load_times,
-                lambda times: self._state_file.save(load_times=dict(times)),
-                self._rotation,
+    ) -> Parts:
+        self._supervisor, parts = build_supervisor(
+            Ground(
+                settings=self._settings,
+                paths=self._paths,
+                state_file=self._state_file,
+                handover=self._handover,
+                store=self.store,
+                cgroup=self._cgroup,
+                children=self._children,
+                rotation=self._rotation,
+                hub=self._hub,
+                gpus=gpus,
+                gate=gate,
+                logs=logs,
+                worker_log=self._worker_log,
+                events=self._events,
             ),
-            state_file=self._state_file,
-            handover=self._handover,
-            logs=logs,
-            worker_log=self._worker_log,
+            keeps_override=keeps_override,
         )
-        settings = self._settings
-        is_same = record.configured_model == settings.configured_model
-        if record.override is not None and is_same and keeps_override:
-            settings = replace(settings, override=record.override)
-        supervisor = Supervisor(settings, record.generation, parts, Announcer(self._events))
+        self._standby, self._sleepers = parts.standby, parts.sleepers
         # An error that ends this daemon costs no model load where systemd starts another one.
-        supervisor.leaves_worker = self._notifier.is_heard
-        return supervisor
-
-    def _save_lessons(self, records: tuple[MemoryRecord, ...]) -> None:
-        self._state_file.save(memory=records)
+        self._supervisor.leaves_worker = self._standby.leaves_standby = self._notifier.is_heard
+        return parts
 
     async def run(self) -> Ending:
         """Serve until told to end; the worker has ended then, or goes on for the next daemon."""
@@ -242,12 +211,14 @@ class App:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, self._children.reap_orphans)
         self._events.listen(Story(self._notifier.status, self._worker_log).tell)
-        if self._supervisor.find_worker() and (worker := self._supervisor.worker) is not None:
-            # A warning where systemd has just warned of "left-over" processes: it is them.
-            level = logging.INFO if self.store.is_carried else logging.WARNING
-            _LOG.log(level, "going on with the last daemon's worker, pid %s", worker.pid)
-        else:
-            await self._end_leftovers()
+        await go_on(
+            self._supervisor,
+            self._standby,
+            self._state_file,
+            is_same_process=self.store.is_carried,
+            cgroup_parent=self._cgroup,
+            runtime_dir=self._paths.runtime_dir,
+        )
         self.store.close_rest()
         async with asyncio.TaskGroup() as tasks:
             await self._api.start()
@@ -259,6 +230,8 @@ class App:
             for warning in self._settings.warnings:
                 _LOG.warning("%s", warning)
             ending = await self._exit.wait()
+            await self._api.leave()  # while there is a supervisor for who asks just now
+            self._standby.leaves_standby = ending is not Ending.STOPPED
             for task in reversed(running):
                 task.cancel()
         self._worker_log.close()
@@ -281,6 +254,8 @@ class App:
         watch, save = self._reloader.watch(self._watch, _SELF), self._reloader.save_served()
         begun = [tasks.create_task(watch, name="watch"), tasks.create_task(save, name="save")]
         begun += self._services.begin(tasks)
+        begun.append(tasks.create_task(self._standby.run(), name="standby"))
+        begun.append(tasks.create_task(self._sleepers.run(), name="sleepers"))
         period_s = watchdog_period_s(os.environ, os.getpid())
         if period_s is not None:
             feed = feed_watchdog(
@@ -292,16 +267,3 @@ class App:
     def _end_listening(self) -> None:
         self._listeners.close()
         self._paths.control_socket.unlink(missing_ok=True)
-
-    async def _end_leftovers(self) -> None:
-        """End what cannot be gone on with, also a worker that was started and not yet noted."""
-        if self._cgroup is not None:
-            for path in cgroup.worker_cgroups(self._cgroup):
-                await run_blocking(partial(end_cgroup, path), deadline_s=_END_DEADLINE_S)
-        count = await end_marked(f"{self._paths.runtime_dir}#")
-        mark = self._state_file.record.worker
-        if mark is not None:
-            count += await end_leftovers(mark)
-        if count:
-            _LOG.warning("ended %d processes that an earlier daemon left behind", count)
-        self._state_file.save(worker=None)

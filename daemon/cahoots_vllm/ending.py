@@ -64,7 +64,7 @@ class Exit:
 
         Raises CahootsError (CONFLICT) when they cannot even be loaded: this one stays then.
         """
-        self._supervisor.refuse_while_stopping()
+        self._supervisor.asks.refuse_while_stopping()
         if self._is_leaving:
             raise CahootsError(
                 Kind.CONFLICT, "the daemon is being replaced already", "wait for it to be back"

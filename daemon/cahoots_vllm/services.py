@@ -14,6 +14,7 @@ from cahoots_vllm.control.examination import Doctor
 from cahoots_vllm.control.findings import SlowFindings
 from cahoots_vllm.control.fit_check import FitCheck
 from cahoots_vllm.control.gate import Gate
+from cahoots_vllm.control.last_used import LastUsed
 from cahoots_vllm.control.model_check import ModelCheck
 from cahoots_vllm.control.models import Models
 from cahoots_vllm.control.pulls import Pulls
@@ -36,6 +37,7 @@ class Needs:
     gpus: NvmlReader
     gate: Gate
     fit: FitCheck
+    last_used: LastUsed
     hub: SharedHub
     look: HubLook
     events: EventHub
@@ -51,7 +53,7 @@ class Services:
         health = GpuHealth()
         self.slow = SlowFindings(supervisor, health)
         self._pulls = Pulls(supervisor, needs.hub, Announcer(needs.events))
-        self._models = Models(supervisor, needs.hub, paths.cache_dir)
+        self._models = Models(supervisor, needs.hub, needs.last_used, paths.cache_dir)
         self._check = ModelCheck(needs.fit, needs.look, paths.cache_dir)
         self._doctor = Doctor(
             supervisor, needs.source, needs.gpus, health, self.slow, paths, needs.has_cgroup

@@ -27,7 +27,10 @@ class Story:
         self._worker_log = worker_log
         self._phase: Mapping[str, str] = {}
         self._shown = ""
-        self._failed_at: float | None = None
+        # When and which model failed, so that nothing was served: until something is again.
+        self._outage: tuple[float, str] | None = None
+        self._is_wish_new = False
+        self._served = ""
         self._is_refusing = False
 
     def tell(self, event: PublishedEvent) -> None:
@@ -38,13 +41,18 @@ class Story:
                 self._tell_phase(data, is_new=event.type is EventType.PHASE)
             case EventType.RELOAD:
                 self._tell_reload(data)
+                self._is_wish_new |= data["error"] is None
             case EventType.DIAGNOSIS:
-                self._failed_at = time.monotonic()
+                if data["serving"] is None:
+                    self._outage, self._is_wish_new = (time.monotonic(), str(data["model"])), False
                 self._tell_failure(data)
             case EventType.OPERATION:
                 _tell_operation(data)
+                is_wish = data["progress"] is None or data["state"] == OperationState.ABORTED
+                self._is_wish_new |= is_wish and data["kind"] != "pull"
                 self._show_pull(data)
             case EventType.DEMAND:
+                self._is_wish_new = True
                 _LOG.info("%s", data["text"], extra={"fields": _fields(data, "model")})
 
     def _tell_phase(self, data: Mapping[str, object], *, is_new: bool) -> None:
@@ -55,13 +63,23 @@ class Story:
         _LOG.info("%s", data["text"], extra={"fields": fields})
         self._shown = str(data["text"])
         self._show(self._shown)
-        if data.get("state") == Phase.READY and self._failed_at is not None:
-            seconds = time.monotonic() - self._failed_at
-            self._failed_at = None
+        if data.get("state") == Phase.OFF:
+            self._outage = None  # nobody waits for it any more
+        if data.get("state") == Phase.READY:
+            self._tell_end(str(data["model"]))
+
+    def _tell_end(self, model: str) -> None:
+        """Say when an outage is over; another model that was asked for since is no end of it."""
+        again = " again" if model == self._served else ""
+        outage, self._outage, self._served = self._outage, None, model
+        if outage is None:
+            return
+        failed_at, failed = outage
+        if model == failed or not self._is_wish_new:
             # A warning, for who reads no less: else the story had no end.
             _LOG.warning(
-                "%s is served again, %.0f s after the failure", data["model"], seconds,
-                extra={"fields": fields},
+                "%s is served%s, %.0f s after the failure",
+                model, again, time.monotonic() - failed_at, extra={"fields": self._phase},
             )  # fmt: skip
 
     def _show_pull(self, data: Mapping[str, object]) -> None:

@@ -22,11 +22,14 @@ LINTS = (
     ("mypy", "--strict", *SOURCES),
     ("lint-imports",),
 )
-# Their tests print times and sizes, which are for people to see.
+# Their tests print times and sizes, which are for people to see; so is what takes long in them.
 WITH_FIGURES = ("engine", "system")
 SKIPPED = re.compile(r"^SKIPPED \[(\d+)\] (.*)$")
-# They mostly wait for processes. A module stays together: some have one daemon for all their tests.
-PARALLEL = {"integration": ("--numprocesses=2", "--dist=loadscope")}
+# A module of integration stays together: some have one daemon for all their tests.
+PARALLEL = {
+    "unit": ("--numprocesses=2",),
+    "integration": ("--numprocesses=2", "--dist=loadscope"),
+}
 # As in "=== 3 passed, 1 skipped in 0.12s ===".
 CLOSING = re.compile(r"^=+ (.*\d+ (?:passed|failed|skipped|error|deselected).* in .*) =+$")
 COUNTED = re.compile(r"(\d+) (passed|failed|skipped|errors?)")
@@ -127,7 +130,7 @@ def _pytest(tier: str, places: dict[str, str] | None = None) -> Outcome:
     command = [str(PROGRAMS / "python"), "-m", "pytest", "-ra", f"tests/{tier}"]
     command += PARALLEL.get(tier, ())
     if tier in WITH_FIGURES:
-        command.append("--capture=no")
+        command += ["--capture=no", "--durations=10", "--durations-min=5"]
     # Wide: pytest cuts the reasons of skipped tests to the width of the terminal.
     environment = {**os.environ, **(places or {}), "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
     outcome = Outcome(tier, passed=False, closing="pytest did not come to its end")

@@ -88,11 +88,11 @@ def _kill(daemon: Daemon, title: str, signum: signal.Signals = signal.SIGKILL) -
 CHANGES: dict[str, Callable[[Daemon], None]] = {
     "swap": swap,
     "reload": reload,
-    "restart": restart,
     "memory step": memory_step,
     "SIGKILL of EngineCore": kill_engine_core,
     "SIGKILL of the worker": kill_worker,
     "SIGKILL of the API server": kill_api_server,
+    "restart": restart,
     "SIGTERM to the API server": end_api_server,
     "SIGSTOP of EngineCore": stop_engine_core,
 }

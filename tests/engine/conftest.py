@@ -9,10 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from engine.cpu_group import cpu_group
 from engine.daemon import make_tiny, running_daemon
 from engine.harness import DEMO, TINY, Daemon
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def is_fair() -> Iterator[bool]:
+    """Share the cores as in a service's cgroup, where one can be made."""
+    with cpu_group() as is_made:
+        yield is_made
 
 
 @pytest.fixture(scope="session")

@@ -20,9 +20,9 @@ def make_tiny(engine: Path, target: Path) -> None:
 
 @contextmanager
 def running_daemon(
-    home: Path, runtime: Path, engine: Path, models: Mapping[str, Path]
+    home: Path, runtime: Path, engine: Path, models: Mapping[str, Path], *more: str
 ) -> Iterator[Daemon]:
-    """Serve the first of the models; `runtime` stands for XDG_RUNTIME_DIR."""
+    """Serve the first of the models; `runtime` stands for XDG_RUNTIME_DIR; `more`: arguments."""
     port = free_port()
     (home / ".env").write_text(
         f"LLM_PROVIDER=local\nLOCAL_LLM_URL=http://localhost:{port}/v1\n"
@@ -32,7 +32,7 @@ def running_daemon(
     profiles.mkdir(parents=True)
     for name, source in models.items():
         (profiles / f"{name.lower()}.toml").write_text(
-            f'name = "{name}"\nsource = "{source}"\n[options]\nenforce-eager = true\n'
+            f'name = "{name}"\nsource = "{source.absolute()}"\n[options]\nenforce-eager = true\n'
             'max-model-len = 2048\nkv-cache-memory-bytes = "256M"\n'
         )
     # A hang is to be noticed within a test's time.
@@ -42,18 +42,21 @@ def running_daemon(
     env["XDG_CACHE_HOME"] = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     env |= {f"XDG_{kind}_HOME": str(home / kind.lower()) for kind in ("CONFIG", "STATE")}
     env["XDG_RUNTIME_DIR"] = str(runtime)
-    with started(home, env, engine, port) as daemon:
+    with started(home, env, engine, port, *more) as daemon:
         yield daemon
 
 
 @contextmanager
-def started(home: Path, env: dict[str, str], engine: Path, port: int) -> Iterator[Daemon]:
+def started(
+    home: Path, env: dict[str, str], engine: Path, port: int, *more: str
+) -> Iterator[Daemon]:
     """Run the daemon in a home with its files; none of its processes is left."""
     log = home / "daemon.log"
+    command = [sys.executable, "-m", "cahoots_vllm.main", "--user"]
+    command += ["--engine", str(engine.absolute()), *more]
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "cahoots_vllm.main", "--user", "--engine", str(engine)],
-            cwd=home, env=env, stdout=output, stderr=output, start_new_session=True,
+            command, cwd=home, env=env, stdout=output, stderr=output, start_new_session=True,
         )  # fmt: skip
     try:
         yield Daemon(process, env, port, log)

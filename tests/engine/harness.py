@@ -44,7 +44,7 @@ class Daemon:
     def wait_ready(self, *, after: int = 0) -> dict[str, Any]:
         """Return the status once a worker younger than generation `after` is ready."""
         deadline = time.monotonic() + READY_S
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and self.process.poll() is None:
             status = self.status()
             # Without a state: the daemon does not listen yet.
             if status.get("state") == "ready" and status["worker"]["generation"] > after:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from openai import OpenAI
@@ -86,6 +87,7 @@ def test_swap_to_another_model_and_back(daemon: Daemon) -> None:
         "override": TINY,
         "profile": f"{TINY}.toml",
         "demanded": None,
+        "goal": TINY,
     }
     assert isinstance(ask(daemon.client(), model=TINY), str)
 
@@ -114,7 +116,8 @@ def test_killed_engine_core_is_served_again(daemon: Daemon) -> None:
 
 def test_killed_api_server_leaves_no_orphan_and_is_served_again(daemon: Daemon) -> None:
     before = daemon.wait_ready()
-    old = set(tree(daemon.process.pid))
+    standby = daemon.status()["standby"]["pid"]  # it lives on, as the next worker
+    old = set(tree(daemon.process.pid)) - {standby}
     started = time.monotonic()
     os.kill(before["worker"]["pid"], signal.SIGKILL)
 
@@ -150,6 +153,11 @@ def test_stop_leaves_no_process_and_refuses_requests_with_the_remedy(daemon: Dae
 
 
 def test_stop_during_engine_start_leaves_no_process(daemon: Daemon) -> None:
+    # A standby would be past that place before anybody could look.
+    config = Path(daemon.env["XDG_CONFIG_HOME"]) / "cahoots-vllm" / "cahoots-vllm.toml"
+    before = config.read_text()
+    config.write_text(f'standby = "off"\n{before}')
+    assert daemon.ctl("reload").returncode == 0
     assert daemon.ctl("start", "--no-wait").returncode == 0
     sub_phase = "starting the engine"  # here vLLM swallows SIGTERM
     assert wait_for(lambda: (daemon.status()["worker"] or {}).get("sub_phase") == sub_phase, 120)
@@ -161,6 +169,7 @@ def test_stop_during_engine_start_leaves_no_process(daemon: Daemon) -> None:
     assert wait_for(lambda: daemon.status()["state"] == "off", 15)
     assert gone(old)
     assert tree(daemon.process.pid) == {}
+    config.write_text(before)
 
 
 def test_interrupted_daemon_exits_cleanly_and_leaves_no_process(daemon: Daemon) -> None:

@@ -194,8 +194,10 @@ def read_file() -> dict[str, Any]:
     path = Path(os.environ[VARIABLE])
     content: dict[str, Any] = json.loads(path.read_text("utf-8"))
     holders = path.with_name(path.name + ".holders")
-    for line in holders.read_text("utf-8").splitlines() if holders.exists() else ():
-        row = json.loads(line)
+    lines = holders.read_text("utf-8").splitlines() if holders.exists() else []
+    # The last word of each process counts: one that sleeps has given most of it back.
+    rows = {(row["uuid"], row["pid"]): row for row in map(json.loads, lines)}
+    for row in rows.values():
         for gpu in content["gpus"]:
             if gpu["uuid"] == row["uuid"]:
                 gpu["processes"].append(row)
@@ -203,7 +205,7 @@ def read_file() -> dict[str, Any]:
 
 
 def hold(uuid: str, pid: int, mib: int) -> None:
-    """Let a process hold memory for as long as it lives, as an engine does."""
+    """Let a process hold so much for as long as it lives, or until it says otherwise."""
     path = Path(os.environ[VARIABLE] + ".holders")
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"uuid": uuid, "pid": pid, "used_mib": mib}) + "\n")

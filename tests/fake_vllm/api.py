@@ -10,6 +10,7 @@ from fake_vllm.completions import Completions, Json
 from fake_vllm.engine import Engine
 from fake_vllm.options import ServeOptions, max_model_len
 from fake_vllm.script import Behaviour
+from fake_vllm.sleep import SleepRoutes
 from fake_vllm.transcript import Transcript
 
 
@@ -23,6 +24,7 @@ class Api:
         self.idle.set()
         self._open_requests = 0
         self.completions = Completions(engine, options, behaviour)
+        self._sleep = SleepRoutes(engine, options, behaviour)
         self._engine = engine
         self._options = options
         self._max_model_len = max_model_len(options, behaviour.max_model_len)
@@ -34,6 +36,7 @@ class Api:
         app = web.Application(client_max_size=2**30)
         app.middlewares.append(self._count)
         app.on_response_prepare.append(self._log_access)
+        app.add_routes(self._sleep.routes())
         app.add_routes(
             [
                 web.get("/health", self._health),

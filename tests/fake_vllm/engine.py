@@ -47,6 +47,8 @@ class Engine:
     def __init__(self, processes: Processes, behaviour: Behaviour) -> None:
         self.counters = Counters()
         self.is_dead = False
+        self.is_asleep = False
+        self.has_other_weights = False
         self._processes = processes
         self._behaviour = behaviour
         self._answered = 0
@@ -56,6 +58,11 @@ class Engine:
         self._shown = Counters()
         self._end: StreamEnd | None = None
         self._ended = asyncio.Event()
+
+    @property
+    def pid(self) -> int:
+        """EngineCore's."""
+        return self._processes.engine_pid
 
     @property
     def shown(self) -> Counters:
@@ -155,7 +162,11 @@ class Engine:
 
     def _is_frozen(self) -> bool:
         after = self._behaviour.frozen_after_requests
-        return self._behaviour.ready_but_no_token or (after is not None and self._answered >= after)
+        return (
+            self.is_asleep
+            or self._behaviour.ready_but_no_token
+            or (after is not None and self._answered >= after)
+        )
 
     def _on_steps(self) -> None:
         answers = os.read(self._processes.reply, _CHUNK_BYTES)

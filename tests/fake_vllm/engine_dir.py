@@ -4,6 +4,8 @@ import stat
 import sys
 from pathlib import Path
 
+# A whole safetensors file of no tensors: what a model that only the fake serves has to have.
+WEIGHTS = b"\x02\0\0\0\0\0\0\0{}"
 _TESTS = Path(__file__).parents[1]
 # As pip writes a console script; the kernel calls the process "vllm" after the file. The path is
 # in the script since the daemon scrubs the environment.
@@ -13,6 +15,14 @@ import sys
 sys.path.insert(0, {tests!r})
 from fake_vllm.__main__ import main
 sys.exit(main(sys.argv[1:], version={version!r}))
+"""
+# The engine's own Python, which runs the standby.
+_PYTHON = """\
+#!/bin/sh
+case "$1" in
+*/launcher.py) exec {python} {tests}/fake_vllm/standby.py {engine} "$@" ;;
+esac
+exec {python} "$@"
 """
 
 
@@ -28,3 +38,12 @@ def make_engine(target: Path, *, version: str = "0.32.0+cpu") -> Path:
     metadata = f"Metadata-Version: 2.4\nName: vllm\nVersion: {version}\n"
     (information / "METADATA").write_text(metadata, encoding="utf-8")
     return target
+
+
+def add_standby(engine: Path) -> None:
+    """Give it a Python of its own, which plays the standby."""
+    python = engine / "bin" / "python"
+    python.write_text(
+        _PYTHON.format(python=sys.executable, tests=_TESTS, engine=engine), encoding="utf-8"
+    )
+    python.chmod(python.stat().st_mode | stat.S_IXUSR)

@@ -6,6 +6,7 @@ stopped or killed stops the tokens just as in the real engine, and nothing else 
 """
 
 import json
+import mmap
 import os
 import select
 import signal
@@ -33,6 +34,7 @@ class Orders:
     orphan_life_s: int = 120
     worker_death: str = ""  # the log line template of a worker's death
     strays_file: str = ""
+    shared: str = ""  # a name in /dev/shm that both share memory by
 
 
 def command(orders: dict[str, object]) -> list[str]:
@@ -56,6 +58,7 @@ class _Engine:
     def __init__(self, orders: Orders) -> None:
         self._orders = orders
         self._worker: subprocess.Popen[bytes] | None = None
+        self._memory = _share(orders.shared)
         self._poll = select.poll()
         self._poll.register(orders.request, select.POLLIN)
 
@@ -89,6 +92,7 @@ class _Engine:
             "role": "worker",
             "library": self._orders.library,
             "reply": self._orders.reply,
+            "shared": self._orders.shared,
         }
         self._worker = subprocess.Popen(
             command(orders), stdin=subprocess.PIPE, pass_fds=(self._orders.reply,)
@@ -99,22 +103,42 @@ class _Engine:
         # Seen on 0.32: EngineCore tells of its worker's death, then ends itself.
         sys.stdout.write(self._orders.worker_death)
         sys.stdout.flush()
+        self._unshare()
         sys.exit(1)
 
     def _on_terminate(self, _signum: int, _frame: FrameType | None) -> NoReturn:
         time.sleep(self._orders.engine_term_s)
         if self._worker is not None:
             self._worker.kill()
+        self._unshare()
         os._exit(0)
+
+    def _unshare(self) -> None:
+        """Take the name away; who is killed cannot, and the memory stays."""
+        if self._memory is not None:
+            os.unlink(self._orders.shared)  # noqa: PTH108 (each start would pay for pathlib)
+
+
+def _share(name: str) -> mmap.mmap | None:
+    """Map the memory of that name, none without one."""
+    if not name:
+        return None
+    handle = os.open(name, os.O_RDWR | os.O_CREAT, 0o600)
+    os.ftruncate(handle, mmap.PAGESIZE)
+    memory = mmap.mmap(handle, mmap.PAGESIZE)
+    os.close(handle)
+    return memory
 
 
 def _run_worker(orders: Orders) -> None:
+    memory = _share(orders.shared)
     _set_title("VLLM::Worker")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.write(orders.reply, f"worker {os.getpid()}\n".encode())
     while steps := os.read(0, _CHUNK_BYTES):
         os.write(orders.reply, steps)
     # "Parent process exited, terminating worker queues"
+    del memory
 
 
 def _run_stray(orders: Orders) -> None:

@@ -79,6 +79,27 @@ def hold(behaviour: Behaviour, options: ServeOptions, pid: int) -> None:
         pynvml.hold(gpu["uuid"], pid, round((taken + _CONTEXT_GIB) * _MIB_IN_GIB))
 
 
+def rest(behaviour: Behaviour, options: ServeOptions, pid: int) -> None:
+    """Let the engine's process hold what it does asleep."""
+    if behaviour.memory is not None:
+        for gpu in _used_gpus(options):
+            pynvml.hold(gpu["uuid"], pid, round(behaviour.asleep_gib * _MIB_IN_GIB))
+
+
+def has_room(behaviour: Behaviour, options: ServeOptions) -> bool:
+    """Whether what was given back can be had again."""
+    if behaviour.memory is None:
+        return True
+    needs, asked = Needs(**behaviour.memory), _asked(options, behaviour)
+    gpus = _used_gpus(options)
+    taken = needs.weights + _later(asked, needs)
+    return all(
+        taken + _kv_gib(asked, needs, gpu["total_mib"] / _MIB_IN_GIB) - behaviour.asleep_gib
+        <= _free_gib(gpu)
+        for gpu in gpus
+    )
+
+
 def _fate(asked: _Asked, needs: Needs, free: float, total: float) -> str | None:
     """Return the failure of this start in the order in which the engine meets them, or None."""
     kv = _kv_gib(asked, needs, total)
@@ -153,12 +174,13 @@ def _torch_says(free: float, total: float) -> str:
 def _asked(options: ServeOptions, behaviour: Behaviour) -> _Asked:
     given: Mapping[str, Any] = options.non_default
     kv_bytes = given.get("kv_cache_memory_bytes")
+    kv_size = command_line.human_readable_int_or_auto(str(kv_bytes or 0))
     return _Asked(
         share=float(given.get("gpu_memory_utilization", _DEFAULT_SHARE)),
         length=command_line.max_model_len(options, behaviour.max_model_len),
         batch=int(given.get("max_num_batched_tokens", _DEFAULT_BATCH)),
         seqs=int(given.get("max_num_seqs", _DEFAULT_SEQS)),
-        kv_gib=None if kv_bytes is None else int(kv_bytes) / _BYTES_IN_GIB,
+        kv_gib=None if kv_bytes is None else kv_size / _BYTES_IN_GIB,
     )
 
 

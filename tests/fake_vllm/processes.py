@@ -1,6 +1,7 @@
 """Main's side of its children: EngineCore, the Worker below it, the tracker, the strays."""
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -110,6 +111,7 @@ class Processes:
             "engine_term_s": self._behaviour.engine_term_s,
             "orphan_life_s": self._behaviour.orphan_life_s,
             "worker_death": transcript.fill(death, self._values),
+            "shared": _shared_name() if self._behaviour.shares_memory else "",
         }
         return subprocess.Popen(
             engine_process.command(orders),
@@ -126,6 +128,11 @@ class Processes:
         )
         os.close(read)
         return write
+
+
+def _shared_name() -> str:
+    """Return a name as multiprocessing.shared_memory makes them."""
+    return f"/dev/shm/psm_{secrets.token_hex(4)}"  # noqa: S108 (where such names are)
 
 
 def _kill(pid: int) -> None:

@@ -27,6 +27,8 @@ Phase = Literal[
     "api",
     "ready",
 ]
+SleepFault = Literal["error", "hang", "keeps_memory"]
+WakeFault = Literal["error", "hang", "other_weights"]
 StreamEnd = Literal["error_event", "abort", "hang"]
 
 
@@ -66,9 +68,17 @@ class Behaviour:
     engine_death_exit_s: float = 0.5  # 3.6 to 5 s in the real one
     health_notice_s: float = 0.25
     engine_death_streams: StreamEnd = "error_event"
+    # Sleep (VLLM_SERVER_DEV_MODE=1 and --enable-sleep-mode). What stays on the GPU, in GiB; what is
+    # held of host memory meanwhile, in MiB.
+    sleep: SleepFault | None = None
+    wake: WakeFault | None = None
+    asleep_gib: float = 0.6
+    asleep_host_mib: int = 0
     # Processes out of reach of killpg.
     setsid_grandchildren: int = 0
     hold_pipe: bool = False
+    # By a name in /dev/shm, which stays when its processes are killed.
+    shares_memory: bool = False
     # Nothing outlives a failed test for ever.
     life_s: int = 900
     orphan_life_s: int = 120
@@ -85,6 +95,7 @@ class Start:
 # Where each log in logs/ ends: the phase it died in (None: while serving) and the exit status.
 _FAILURES: Mapping[str, tuple[Phase | None, int]] = {
     "bad_arguments": ("imports", 2),
+    "cache_damaged": ("kv_cache", 1),
     "corrupt_weights": ("kv_cache", 1),
     "cuda_driver": ("imports", 1),
     "disk_full": ("kv_cache", 1),

@@ -21,7 +21,7 @@ import cahoots_vllm
 from cahoots_vllm.ctl.client import Client
 from cahoots_vllm.host import process_tree
 from cahoots_vllm.host.children import own_children
-from fake_vllm.engine_dir import make_engine
+from fake_vllm.engine_dir import WEIGHTS, add_standby, make_engine
 from fake_vllm.script import Behaviour, starts, write_script
 
 from .scripted_gpus import ScriptedGpus
@@ -31,11 +31,13 @@ Json = dict[str, Any]
 _T = TypeVar("_T")
 
 _SOURCES = str(Path(cahoots_vllm.__file__).parents[1])
-PATIENCE_S = 15.0
+PATIENCE_S = 30.0
 # Short waits everywhere: a test that needs a default says so.
-_CONFIG: dict[str, dict[str, float]] = {
+_CONFIG: dict[str, dict[str, float | str]] = {
     "worker": {"stop_grace_s": 1.0, "health_interval_s": 0.2},
     "gateway": {"drain_timeout_s": 5.0},
+    # Two beside each other are test_overlap's; else what a test sees would depend on free memory.
+    "swap": {"strategy": "sequential"},
 }
 # What a daemon must never write: an error nobody handled, a thing nobody closed.
 _NEVER = ("Traceback", "never retrieved", "never awaited", "Unclosed", "ResourceWarning")
@@ -174,7 +176,7 @@ class Daemon:
         directory = self.root / "models" / short
         directory.mkdir(parents=True)
         (directory / "config.json").write_text('{"max_position_embeddings": 2048}')
-        (directory / "model.safetensors").write_bytes(b"weights")
+        (directory / "model.safetensors").write_bytes(WEIGHTS)
         profile = f'name = "{name}"\nsource = "{directory}"\n'
         (self.config / "models.d" / f"{short}.toml").write_text(profile)
         return directory
@@ -194,9 +196,11 @@ class Daemon:
         models = {f"org/{name}": changes for name, changes in by_model.items()}
         write_script(self.script, *behaviours, by_model=models)
 
-    def configure(self, **tables: Mapping[str, float | str]) -> None:
+    def configure(self, standby: str = "off", /, **tables: Mapping[str, float | str]) -> None:
         """Write cahoots-vllm.toml: the tables over the tests' own."""
-        lines: list[str] = []
+        lines = [f'standby = "{standby}"']
+        if standby != "off":
+            add_standby(self.engine)
         for table in {*_CONFIG, *tables}:
             lines.append(f"[{table}]")
             values = {**_CONFIG.get(table, {}), **tables.get(table, {})}

@@ -18,6 +18,8 @@ _START = """
 import os, sys
 fds = [int(word) for word in sys.argv[1].split(",") if word]
 high = [os.dup2(fd, 200 + i, inheritable=False) for i, fd in enumerate(fds)]
+for fd in fds:
+    os.close(fd)
 for i, fd in enumerate(high):
     os.dup2(fd, 3 + i)
 os.environ["LISTEN_PID"] = str(os.getpid())
@@ -87,11 +89,15 @@ class ServiceManager:
             argv, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=fds
         )
 
+    def forget(self) -> None:
+        """Let go of what is stored, as systemd does when the unit is stopped or has failed."""
+        for _, descriptor in self.stored:
+            os.close(descriptor)
+        self.stored.clear()
+
     def close(self) -> None:
         """Let go of everything; connections to what was stored are refused from now on."""
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         self._thread.join(5)
-        for _, descriptor in self.stored:
-            os.close(descriptor)
-        self.stored.clear()
+        self.forget()

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from fake_hub import Fault, lfs_repo, running_hub
+from fake_hub import Fault, Repo, lfs_repo, running_hub
 
 from .harness import Daemon, Json
+from .scripted_gpus import Gpu, ScriptedGpus
 
 CONFIG: Json = {
     "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 64,
@@ -30,6 +31,14 @@ def write_model(daemon: Daemon, config: Json, options: str = "", size: int = 102
     profile = f'name = "org/b"\nsource = "{directory}"\n{options}'
     (daemon.config / "models.d" / "org-b.toml").write_text(profile)
     return directory
+
+
+def know_other_architectures(daemon: Daemon) -> None:
+    """Give the engine a registry of models that `org/b` is not in."""
+    place = next(daemon.engine.glob("lib/python3*/site-packages"))
+    registry = place / "vllm" / "model_executor" / "models" / "registry.py"
+    registry.parent.mkdir(parents=True)
+    registry.write_text(f"_TEXT_MODELS = { ({f'M{n}ForCausalLM': 'm' for n in range(60)}) }\n")
 
 
 def checks(daemon: Daemon, model: str = "org/b", *options: str) -> tuple[int, dict[str, Json]]:
@@ -143,3 +152,116 @@ def test_more_gpus_than_there_are_stop_nothing(gpu_daemon: Daemon) -> None:
     assert operation["problem"]["cause"] == "cuda_driver"
     assert gpu_daemon.status()["model"]["serving"] == "org/a"
     assert gpu_daemon.says("still") == "fake: still"
+
+
+def test_swap_says_what_the_look_before_it_has_seen(daemon: Daemon) -> None:
+    write_model(daemon, CONFIG | {"architectures": ["NewForCausalLM"]})
+    know_other_architectures(daemon)
+    daemon.start_ready()
+    done = daemon.ctl("swap-model", "org/b")
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stderr.split())
+    assert "engine WARN: NewForCausalLM is not among this engine's own models" in said
+    assert "KV for 2,048 tokens" in said
+    assert "fits; 2,048 tokens at most" in said
+    operation = daemon.api("GET", "/v1/operations/1")
+    assert [check["name"] for check in operation["looked"]] == ["engine", "memory"]
+    # Nothing is left of it in the next one.
+    assert daemon.change("stop")["looked"] == []
+
+
+def test_reload_that_is_certain_to_fail_leaves_everything_as_it_is(daemon: Daemon) -> None:
+    write_model(daemon, CONFIG, "[options]\nquantization = 'awq'\n")
+    daemon.start_ready()
+    before = daemon.status()
+    daemon.write_env(LOCAL_LLM_MODEL="org/b")
+    done = daemon.ctl("reload")
+    assert done.returncode == 1
+    assert "awq is asked for" in done.stderr
+    assert "serving org/a" in done.stderr
+    after = daemon.status()
+    assert after["state"] == "ready"
+    assert after["worker"]["pid"] == before["worker"]["pid"]
+    assert daemon.says("still") == "fake: still"
+
+
+def test_bfloat16_on_a_gpu_without_it_stops_nothing(gpu_daemon: Daemon, gpus: ScriptedGpus) -> None:
+    gpus.show(Gpu(name="Tesla T4", capability=(7, 5)))
+    write_model(gpu_daemon, CONFIG, "[options]\ndtype = 'bfloat16'\n")
+    gpu_daemon.start_ready()
+    code, found = checks(gpu_daemon)
+    assert (code, found["dtype"]["level"]) == (1, "fail")
+    assert "GPU 0 (Tesla T4) has 7.5" in found["dtype"]["sentence"]
+    operation = gpu_daemon.swap("org/b")
+    assert (operation["state"], operation["problem"]["cause"]) == ("failed", "bad_arguments")
+    assert "set dtype to half" in operation["problem"]["remedy"]
+    assert gpu_daemon.says("still") == "fake: still"
+    code, found = checks(gpu_daemon, "org/b", "--dtype", "half")
+    assert (code, "dtype" in found) == (0, False)
+    code, found = checks(gpu_daemon, "org/b", "--dtype", "auto")
+    assert (code, found["dtype"]["level"]) == (0, "ok")
+
+
+def test_dtype_that_is_taken_instead_counts_in_the_estimate(
+    gpu_daemon: Daemon, gpus: ScriptedGpus
+) -> None:
+    write_model(gpu_daemon, CONFIG | {"model_type": "gemma3_text"}, size=1 << 30)
+    gpu_daemon.start_ready()
+    report = gpu_daemon.api("POST", "/v1/check", {"model": "org/b"})
+    gpus.show(Gpu(capability=(7, 5)))
+    old = gpu_daemon.api("POST", "/v1/check", {"model": "org/b"})
+    assert old["level"] == "warn"
+    assert old["weights_bytes"] == 2 * report["weights_bytes"]
+
+
+def test_hostile_configuration_on_the_hub_is_a_sentence(daemon: Daemon) -> None:
+    with running_hub() as hub:
+        hub.repos["org/odd"] = lfs_repo()
+        hub.repos["org/odd"].files["config.json"] = b"[" * 100_000
+        daemon.write_env(HF_ENDPOINT=hub.endpoint)
+        daemon.start_ready()
+        code, found = checks(daemon, "org/odd")
+    assert (code, found["files"]["level"]) == (0, "ok"), found
+    assert found["memory"]["level"] == "warn"
+    assert "does not tell its size" in found["memory"]["sentence"]
+
+
+def test_repo_with_only_gguf_files_is_refused_by_check_pull_and_swap(daemon: Daemon) -> None:
+    with running_hub() as hub:
+        files = {"config.json": b"{}", "model-q4.gguf": b"GGUF"}
+        hub.repos["org/gguf"] = Repo(files, frozenset({"model-q4.gguf"}))
+        daemon.write_env(HF_ENDPOINT=hub.endpoint)
+        daemon.start_ready()
+        code, found = checks(daemon, "org/gguf")
+        assert (code, found["files"]["level"]) == (1, "fail")
+        assert "no weights that can be downloaded" in found["files"]["sentence"]
+        for verb in ("pull", "swap-model"):
+            done = daemon.ctl(verb, "org/gguf")
+            assert done.returncode == 1
+            assert "no weights that can be downloaded" in done.stderr
+            assert "a GGUF file is served from a directory" in " ".join(done.stderr.split())
+        assert not [name for name, _, _ in hub.ranges if "gguf" in name]
+    assert daemon.status()["model"]["serving"] == "org/a"
+    assert daemon.api("GET", "/v1/models")["models"][0]["repo"] == "org/a"
+
+
+def test_repo_that_is_not_there_is_told_with_near_names(daemon: Daemon) -> None:
+    with running_hub() as hub:
+        daemon.write_env(HF_ENDPOINT=hub.endpoint)
+        daemon.start_ready()
+        code, found = checks(daemon, "org/aa")
+    assert (code, found["files"]["level"]) == (1, "fail")
+    assert "no public repo org/aa" in found["files"]["sentence"]
+    assert "did you mean org/a" in found["files"]["remedy"]
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x\n/y", "-x/y", " ", "x" * 600, "org/\ud800"])
+def test_name_that_cannot_be_one_is_refused(daemon: Daemon, name: str) -> None:
+    daemon.start_ready()
+    for path in ("/v1/check", "/v1/models/pull"):
+        answer = daemon.request("POST", path, json.dumps({"model": name}))
+        assert answer.status == 400, (path, answer.body)
+    for revision in ("a\0b", "../../x", "", "x//y", "/x", "-x", "x" * 600, "\ud800"):
+        body = json.dumps({"model": "org/x", "revision": revision})
+        assert daemon.request("POST", "/v1/models/pull", body).status == 400, revision
+    assert daemon.says("still") == "fake: still"

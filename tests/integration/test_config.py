@@ -1,6 +1,9 @@
 """What the daemon says about its settings: every one, its origin, and what a reload would do."""
 
 import json
+import os
+import signal
+from contextlib import ExitStack, closing
 from typing import Any
 
 import jsonschema
@@ -8,7 +11,7 @@ import jsonschema
 from cahoots_vllm.core.errors import Kind
 from fake_vllm.script import Behaviour
 
-from .harness import Daemon, Json, free_port
+from .harness import Daemon, Json, UnixConnection, free_port
 
 TOKEN, NEW_TOKEN = "hf_" + "plantedToken" * 2, "hf_" + "rotatedToken" * 2
 
@@ -18,21 +21,34 @@ def settings(daemon: Daemon) -> dict[str, tuple[Any, str]]:
     return {entry["key"]: (entry["value"], entry["origin"]) for entry in found}
 
 
-def changes(daemon: Daemon) -> dict[str, tuple[Any, Any, str]]:
-    found = daemon.api("GET", "/v1/config/diff")["changes"]
+def changes(diff: Json) -> dict[str, tuple[Any, Any, str]]:
+    found = diff["changes"]
     return {each["key"]: (each["before"], each["after"], each["effect"]) for each in found}
+
+
+def at_once(daemon: Daemon, *paths: str, **edit: str) -> list[Json]:
+    """Edit `.env` and ask: the questions are there before the daemon can look at the file.
+
+    It takes an edit by itself that has lain still for a moment, which a busy machine may need to
+    ask anything.
+    """
+    assert daemon.process
+    with ExitStack() as opened:
+        daemon.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, daemon.process.pid, os.WSTOPPED)  # all its threads
+        opened.callback(daemon.process.send_signal, signal.SIGCONT)
+        daemon.write_env(**edit)
+        asked = [opened.enter_context(closing(UnixConnection(daemon.socket))) for _ in paths]
+        for connection, path in zip(asked, paths, strict=True):
+            connection.request("GET", path)
+        daemon.process.send_signal(signal.SIGCONT)
+        return [json.loads(connection.getresponse().read()) for connection in asked]
 
 
 def check_schema(daemon: Daemon, name: str, value: Json) -> None:
     document = daemon.api("GET", "/v1/openapi.json")
     schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
     jsonschema.Draft202012Validator(schema).validate(value)
-
-
-def unwatched(daemon: Daemon) -> None:
-    """Start it with an edit of `.env` that it has not taken: it is asked before the watch is."""
-    daemon.write_env(LLM_PROVIDER="mock", HUGGINGFACE_API_KEY=TOKEN)
-    daemon.start()
 
 
 def test_every_setting_has_the_place_it_comes_from(daemon: Daemon) -> None:
@@ -68,12 +84,13 @@ def test_people_see_the_same_as_programs(daemon: Daemon) -> None:
 
 
 def test_answers_are_as_documented(daemon: Daemon) -> None:
-    unwatched(daemon)
+    daemon.write_env(HUGGINGFACE_API_KEY=TOKEN)
+    daemon.start_ready()  # long after the watch's first look, which takes what it finds at once
     paths = daemon.api("GET", "/v1/openapi.json")["paths"]
     assert {"/v1/config", "/v1/config/diff", "/v1/reload"} <= set(paths)
     check_schema(daemon, "Config", daemon.api("GET", "/v1/config"))
-    daemon.write_env(HUGGINGFACE_API_KEY=NEW_TOKEN, LLM_PROVIDER="local")
-    diff = daemon.api("GET", "/v1/config/diff")
+    edit = {"HUGGINGFACE_API_KEY": NEW_TOKEN, "LOCAL_LLM_MODEL": "org/b"}
+    [diff] = at_once(daemon, "/v1/config/diff", **edit)
     assert len(diff["changes"]) == 2
     check_schema(daemon, "ConfigDiff", diff)
     (daemon.root / ".env").write_text("no assignment\n")
@@ -85,17 +102,19 @@ def test_diff_says_beforehand_what_an_edit_does_and_changes_nothing(daemon: Daem
     """The edit is asked about at once, before the file has lain still long enough to count."""
     daemon.write_env(HUGGINGFACE_API_KEY=TOKEN)
     daemon.start_ready()
-    assert changes(daemon) == {}
+    assert changes(daemon.api("GET", "/v1/config/diff")) == {}
     assert daemon.ctl("config", "diff").stdout == "nothing would change\n"
     url = f"http://localhost:{free_port()}/v1"
-    daemon.write_env(LOCAL_LLM_MODEL="org/b", LOCAL_LLM_URL=url, HUGGINGFACE_API_KEY=NEW_TOKEN)
-    assert changes(daemon) == {
+    edit = {"LOCAL_LLM_MODEL": "org/b", "LOCAL_LLM_URL": url, "HUGGINGFACE_API_KEY": NEW_TOKEN}
+    paths = "/v1/config/diff", "/v1/status", "/v1/operations"
+    diff, status, operations = at_once(daemon, *paths, **edit)
+    assert changes(diff) == {
         "LOCAL_LLM_MODEL": ("org/a", "org/b", "another worker"),
         "LOCAL_LLM_URL": (f"http://localhost:{daemon.port}/v1", url, "the gateway listens anew"),
         "HUGGINGFACE_API_KEY": ("***", "***", "used by the next start of the worker"),
     }
-    assert daemon.status()["model"]["configured"] == "org/a"
-    assert daemon.api("GET", "/v1/operations") == {"operations": []}
+    assert status["model"]["configured"] == "org/a"
+    assert operations == {"operations": []}
 
 
 def test_diff_of_a_file_that_cannot_be_used_says_why(daemon: Daemon) -> None:

@@ -39,6 +39,11 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def flip(path: Path) -> None:
+    """Damage it so that only its hash can tell."""
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+
+
 def downloads(hub: StubHub) -> int:
     return sum(seen == ("GET", f"/{REPO}/resolve/{SHA}/model.safetensors") for seen in hub.seen)
 
@@ -49,7 +54,7 @@ def downloaded(daemon: Daemon, hub: StubHub) -> Daemon:
     daemon.write_env(HF_ENDPOINT=hub.endpoint, LOCAL_LLM_MODEL=REPO)
     daemon.start_ready()
     assert daemon.stop() == 0
-    truncate(weights_of_hub(daemon).resolve())
+    flip(weights_of_hub(daemon).resolve())
     assert downloads(hub) == 1
     return daemon
 
@@ -67,12 +72,19 @@ def test_damaged_file_of_a_snapshot_is_fetched_again_and_served(
     assert why["action"] == "looking for the damaged file, to fetch it again"
 
 
-def test_file_that_is_damaged_at_the_hub_too_is_given_up(downloaded: Daemon, hub: StubHub) -> None:
-    hub.files["model.safetensors"] = b"<html>not found</html>"
+@pytest.mark.parametrize(
+    ("there", "starts"),
+    [(b"<html>not found</html>", 1), (WEIGHTS[:-1] + b"?", 2)],
+    ids=["seen by its header", "seen by the engine only"],
+)
+def test_file_that_is_damaged_at_the_hub_too_is_given_up(
+    downloaded: Daemon, hub: StubHub, there: bytes, starts: int
+) -> None:
+    hub.files["model.safetensors"] = there
     downloaded.play_next(failure("corrupt_weights"))
     downloaded.start()
     downloaded.wait_phase("failed")
-    assert downloaded.started() == 1 + 2
+    assert downloaded.started() == 1 + starts
     assert downloads(hub) == 2
     assert failed(downloaded)["cause"] == "corrupt_weights"
 
@@ -99,24 +111,46 @@ def test_whole_snapshot_that_the_engine_cannot_read_is_not_fetched_again(
     assert "no file of org/tiny is damaged" in failed(downloaded)["evidence"]
 
 
+def test_file_of_a_snapshot_that_was_cut_short_is_fetched_again_without_a_failed_start(
+    downloaded: Daemon, hub: StubHub
+) -> None:
+    truncate(weights_of_hub(downloaded).resolve())
+    downloaded.start_ready()
+    assert (downloaded.started(), downloads(hub)) == (1 + 1, 2)
+    assert weights_of_hub(downloaded).read_bytes() == WEIGHTS
+
+
+def test_swap_to_weights_that_were_cut_short_stops_nothing(daemon: Daemon) -> None:
+    file = daemon.root / "models" / "org-b" / "model.safetensors"
+    file.write_bytes(WEIGHTS[:-100])
+    daemon.start_ready()
+    done = daemon.ctl("swap-model", "org/b")
+    assert done.returncode != 0
+    size = len(WEIGHTS)
+    assert f"model.safetensors: {size - 100} bytes, {size} by its header" in done.stderr
+    assert str(file.parent) in done.stderr
+    assert (daemon.phase(), daemon.started()) == ("ready", 1)
+    checked = daemon.ctl("check", "org/b")
+    assert checked.returncode != 0
+    assert f"{size} by its header" in checked.stdout
+
+
 def test_damaged_file_of_a_directory_is_named_kept_and_served_once_it_is_mended(
     daemon: Daemon,
 ) -> None:
     file = daemon.root / "models" / "org-a" / "model.safetensors"
     file.write_bytes(WEIGHTS[:-100])
-    daemon.play(failure("corrupt_weights"), Behaviour())
     daemon.start()
     daemon.wait_phase("failed")
     why = failed(daemon)
-    assert (why["cause"], daemon.started()) == ("corrupt_weights", 1)
-    assert "deserializing header" in why["evidence"]
+    assert (why["cause"], daemon.started()) == ("corrupt_weights", 0)
     size = len(WEIGHTS)
     assert f"model.safetensors: {size - 100} bytes, {size} by its header" in why["evidence"]
     assert str(file.parent) in why["remedy"]
     assert file.read_bytes() == WEIGHTS[:-100]
     file.write_bytes(WEIGHTS)
     daemon.wait_phase("ready", timeout_s=SOON_S)
-    assert daemon.started() == 2
+    assert daemon.started() == 1
 
 
 class Nothing:

@@ -81,7 +81,7 @@ def test_status_has_the_fields_of_the_design_after_a_failure_and_in_ready(daemon
     assert (status["worker"]["restarts"], status["worker"]["sub_phase"]) == (1, None)
     assert status["model"] == {
         "configured": "org/a", "serving": "org/a", "override": None, "profile": "org-a.toml",
-        "demanded": None,
+        "demanded": None, "goal": "org/a",
     }  # fmt: skip
     assert status["endpoint"] == [
         f"http://127.0.0.1:{daemon.port}/v1",

@@ -8,6 +8,8 @@ from typing import Any
 import ollama
 import pytest
 
+from fake_vllm.engine_dir import WEIGHTS
+
 from .harness import Daemon, exchange
 
 MODEL = "org/a"
@@ -138,7 +140,7 @@ def test_listings(serving: Daemon, client: ollama.Client) -> None:
     assert listed.model == MODEL
     assert listed.digest is not None
     assert len(listed.digest) == 64
-    assert listed.size == len(b"weights")
+    assert listed.size == len(WEIGHTS)
     (loaded,) = client.ps().models
     assert (loaded.model, loaded.digest) == (MODEL, listed.digest)
     assert loaded.context_length == 2048

@@ -127,5 +127,5 @@ def test_override_outlives_a_reload_until_env_names_another_model(daemon: Daemon
     daemon.change("reload")
     assert daemon.status()["model"] | {"profile": None} == {
         "configured": "org/c", "serving": "org/c", "override": None, "profile": None,
-        "demanded": None,
+        "demanded": None, "goal": "org/c",
     }  # fmt: skip

@@ -54,7 +54,7 @@ def test_saved_model_is_one_line_of_env_and_everything_else_of_it_stays(daemon: 
     assert sorted(p.name for p in daemon.root.glob(".env*")) == [".env"]
     assert daemon.status()["model"] | {"profile": None} == {
         "configured": "org/b", "serving": "org/b", "override": None, "profile": None,
-        "demanded": None,
+        "demanded": None, "goal": "org/b",
     }  # fmt: skip
 
 

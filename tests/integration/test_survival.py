@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cahoots_vllm.host import process_tree
+from cahoots_vllm.host import process_tree, shared_memory
 from fake_vllm.script import Behaviour
 
 from .harness import Daemon, living, wait_for
@@ -185,6 +185,21 @@ def test_stop_leaves_nothing(daemon: Daemon, manager: ServiceManager) -> None:
     wait_for(lambda: manager.names() == [], what="an empty store")
     assert list(daemon.runtime.iterdir()) == []
     assert manager.said("STOPPING=1") == 1
+
+
+def test_daemon_that_cannot_go_on_with_a_worker_leaves_nothing_of_it(daemon: Daemon) -> None:
+    """Without systemd nobody keeps what a worker is gone on with by."""
+    daemon.play(Behaviour(shares_memory=True))
+    daemon.start_ready()
+    shared = shared_memory.mapped(daemon.tree_pids())
+    assert shared
+    daemon.kill()
+    (daemon.runtime / "worker-1.log.1").touch()
+    daemon.start_ready()
+    assert {path.name for path in daemon.runtime.glob("worker-1.*")} == set()
+    assert [name for name in shared if Path(name).exists()] == []
+    assert daemon.stop() == 0
+    assert list(daemon.runtime.iterdir()) == []
 
 
 def test_worker_whose_daemon_does_not_come_back_ends_itself(daemon: Daemon) -> None:

@@ -57,7 +57,7 @@ def test_swap_there_and_back_with_progress(daemon: Daemon) -> None:
     status = daemon.status()
     assert status["model"] | {"profile": None} == {
         "configured": "org/a", "serving": "org/b", "override": "org/b", "profile": None,
-        "demanded": None,
+        "demanded": None, "goal": "org/b",
     }  # fmt: skip
     assert (status["worker"]["generation"], status["wanted"]) == (2, None)
     assert first not in daemon.tree_pids()
@@ -185,7 +185,7 @@ def test_abort_while_starting_brings_the_old_model_back(daemon: Daemon) -> None:
     daemon.wait_generation(3)
     assert daemon.status()["model"] | {"profile": None} == {
         "configured": "org/a", "serving": "org/a", "override": None, "profile": None,
-        "demanded": None,
+        "demanded": None, "goal": "org/a",
     }  # fmt: skip
     assert daemon.says("back") == "fake: back"
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fake_vllm.engine_dir import WEIGHTS
 from fake_vllm.script import Behaviour
 from integration.scripted_gpus import Gpu
 from system.machine import Machine
@@ -23,6 +24,11 @@ import sys
 sys.path[:0] = ["{_PLACE}"]
 from fake_vllm.__main__ import main
 sys.exit(main(sys.argv[1:], version="{_VERSION}"))
+"""
+# The engine's own Python, which plays the standby.
+_PYTHON = f"""\
+#!/bin/sh
+exec /usr/lib/cahoots-vllm/venv/bin/python {_PLACE}/fake_vllm/standby.py {_ENGINE} "$@"
 """
 _DROP_IN = f"""\
 [Service]
@@ -53,6 +59,11 @@ class StandIn(Service):
         self.machine.write(f"{_DATA}/{name}.log", text, owner=f"{USER}:{USER}")
         return replace(start, log=f"{_DATA}/{name}")
 
+    def keep_standby(self, mode: str) -> None:
+        """Let the service keep standbys ("on"), or none ("off"), from its next reload on."""
+        self.machine.write(f"{_ENGINE}/bin/python", _PYTHON, mode="0755")
+        self.write_config("cahoots-vllm.toml", f'standby = "{mode}"\n{CONFIG}')
+
     def show_gpus(self, *gpus: Gpu) -> None:
         """Let these be the GPUs from now on; none: there is no driver."""
         self._write("gpus.json", {"driver": bool(gpus), "gpus": [asdict(gpu) for gpu in gpus]})
@@ -78,7 +89,7 @@ def put_in(machine: Machine) -> StandIn:
     service.write_config("cahoots-vllm.toml", CONFIG)
     for name in ("a", "b"):
         machine.write(f"/srv/models/{name}/config.json", '{"max_position_embeddings": 2048}')
-        machine.write(f"/srv/models/{name}/model.safetensors", "weights")
+        machine.write(f"/srv/models/{name}/model.safetensors", WEIGHTS)
         profile = f'name = "org/{name}"\nsource = "/srv/models/{name}"\n'
         service.write_config(f"models.d/{name}.toml", profile)
     service.write_env(VLLM_FAKE_SCRIPT=f"{_DATA}/script.json")

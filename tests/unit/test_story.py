@@ -13,10 +13,15 @@ from cahoots_vllm.story import Story
 
 _FAILURE = {
     "model": "org/a", "cause": "gpu_oom_startup_alloc", "evidence": "CUDA out of memory",
-    "remedy": "smaller", "action": "trying 0.85", "line": 7, "changed": [],
+    "remedy": "smaller", "action": "trying 0.85", "line": 7, "changed": [], "serving": None,
 }  # fmt: skip
 _STARTING = {"state": "starting", "model": "org/a", "text": "starting org/a", "generation": 3}
 _READY = {"state": "ready", "model": "org/a", "text": "ready org/a", "generation": 3}
+
+_SWAP: dict[str, Any] = {
+    "id": "7", "kind": "swap-model", "state": "running", "params": {"model": "org/b"},
+    "by": {"uid": os.getuid(), "pid": 42}, "problem": None, "progress": None,
+}  # fmt: skip
 
 
 class Told:
@@ -77,7 +82,9 @@ def test_failure_says_which_worker_and_in_which_phase(told: Told) -> None:
 
 def test_model_that_fails_beside_the_served_one_is_not_that_worker(told: Told) -> None:
     told.publish(EventType.PHASE, _READY)
-    _, _, fields = told.publish(EventType.DIAGNOSIS, {**_FAILURE, "model": "org/b"})
+    _, _, fields = told.publish(
+        EventType.DIAGNOSIS, {**_FAILURE, "model": "org/b", "serving": "org/a"}
+    )
     assert fields["CAHOOTS_MODEL"] == "org/b"
     assert "CAHOOTS_GENERATION" not in fields
 
@@ -102,12 +109,51 @@ def test_story_of_a_failure_has_an_end_at_the_same_priority(told: Told) -> None:
     assert (text.split(",")[0], level) == ("org/a is served again", logging.WARNING)
 
 
+def test_failure_that_cost_nobody_anything_has_no_end_to_tell(told: Told) -> None:
+    told.publish(EventType.PHASE, _READY)
+    told.publish(EventType.DIAGNOSIS, {**_FAILURE, "model": "org/b", "serving": "org/a"})
+    assert told.publish(EventType.PHASE, _READY)[0] == "ready org/a"
+    ready = {**_READY, "model": "org/c", "text": "ready org/c"}
+    assert told.publish(EventType.PHASE, ready)[0] == "ready org/c"
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        (EventType.OPERATION, _SWAP),
+        (EventType.OPERATION, _SWAP | {"progress": {}, "state": "aborted"}),
+        (EventType.DEMAND, {"model": "org/b", "text": "swapping to org/b"}),
+        (EventType.RELOAD, {"error": None, "text": "LOCAL_LLM_MODEL changed"}),
+    ],
+)
+def test_another_model_that_is_wanted_since_is_no_end_of_a_failure(
+    told: Told, kind: EventType, data: dict[str, Any]
+) -> None:
+    told.publish(EventType.PHASE, _READY)
+    told.publish(EventType.DIAGNOSIS, _FAILURE)
+    told.publish(kind, data)
+    ready = {**_READY, "model": "org/b", "text": "ready org/b"}
+    assert told.publish(EventType.PHASE, ready)[0] == "ready org/b"
+    assert told.publish(EventType.PHASE, _READY)[0] == "ready org/a", "that failure is history"
+
+
+def test_failure_of_what_was_stopped_has_no_end_to_tell(told: Told) -> None:
+    told.publish(EventType.DIAGNOSIS, _FAILURE)
+    told.publish(EventType.PHASE, {"state": "off", "model": None, "text": "off"})
+    assert told.publish(EventType.PHASE, _READY)[0] == "ready org/a"
+
+
+def test_model_that_takes_the_place_of_a_failed_one_is_not_called_served_again(told: Told) -> None:
+    told.publish(EventType.PHASE, _READY)
+    told.publish(EventType.OPERATION, _SWAP)
+    told.publish(EventType.DIAGNOSIS, _FAILURE)
+    ready = {**_READY, "model": "org/b", "text": "ready org/b"}
+    text, level, _ = told.publish(EventType.PHASE, ready)
+    assert (text, level) == ("org/b is served, 0 s after the failure", logging.WARNING)
+
+
 def test_change_names_who_asked_for_it(told: Told) -> None:
-    operation = {
-        "id": "7", "kind": "swap-model", "state": "running", "params": {"model": "org/b"},
-        "by": {"uid": os.getuid(), "pid": 42}, "problem": None, "progress": None,
-    }  # fmt: skip
-    text, _, fields = told.publish(EventType.OPERATION, operation)
+    text, _, fields = told.publish(EventType.OPERATION, _SWAP)
     assert f"(uid {os.getuid()}), pid 42, model org/b" in text
     assert fields == {
         "CAHOOTS_OPERATION": "7",
@@ -116,8 +162,27 @@ def test_change_names_who_asked_for_it(told: Told) -> None:
         "CAHOOTS_MODEL": "org/b",
     }
     failed = {"state": "failed", "progress": {}, "problem": {"detail": "no such model"}}
-    text, level, _ = told.publish(EventType.OPERATION, operation | failed)
+    text, level, _ = told.publish(EventType.OPERATION, _SWAP | failed)
     assert (text.endswith("failed: no such model"), level) == (True, logging.WARNING)
+
+
+def test_download_is_shown_beside_what_is_served_and_not_in_the_journal(told: Told) -> None:
+    told.publish(EventType.PHASE, _READY)
+    pull: dict[str, Any] = {
+        "id": "3", "kind": "pull", "state": "running", "params": {"model": "org/b"},
+        "by": {"uid": os.getuid(), "pid": 42}, "problem": None, "progress": None,
+    }  # fmt: skip
+    told.publish(EventType.OPERATION, pull)
+    count = len(told.entries)
+    moving = {"progress": {"text": "pulling org/b: 40% of 3.8 MiB"}}
+    told.events.publish(EventType.OPERATION, pull | moving)
+    assert told.shown[-1] == "ready org/a; pulling org/b: 40% of 3.8 MiB"
+    assert len(told.entries) == count
+    swap = {"kind": "swap-model", "progress": {"text": "starting org/c"}}
+    told.events.publish(EventType.OPERATION, pull | swap)
+    assert told.shown[-1].startswith("ready org/a; pulling")
+    told.publish(EventType.OPERATION, pull | moving | {"state": "done"})
+    assert told.shown[-1] == "ready org/a"
 
 
 def test_bad_settings_are_an_error_and_their_end_is_told_as_loud(told: Told) -> None:

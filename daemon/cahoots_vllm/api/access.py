@@ -10,6 +10,9 @@ import socket
 import struct
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Final
+
+from aiohttp import web
 
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.wire import GROUP
@@ -34,6 +37,10 @@ class Peer:
     uid: int
     gid: int
     groups: frozenset[int]
+
+
+# What a request carries its peer under, once its access was checked.
+PEER: Final = web.RequestKey("peer", Peer)
 
 
 def read_peer(connection: socket.socket) -> Peer:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from aiohttp import web
 from pydantic import TypeAdapter
 
-from cahoots_vllm.api.access import Access, Peer
+from cahoots_vllm.api.access import PEER, Access
 from cahoots_vllm.api.bodies import read_body
 from cahoots_vllm.api.routes import Route
 from cahoots_vllm.control.bench_history import (
@@ -44,7 +44,7 @@ class BenchHandlers:
     async def add(self, request: web.Request) -> web.Response:
         """Keep what was measured of the ready worker."""
         record = await self.history.add(await read_body(request, BenchResult))
-        peer: Peer = request["peer"]
+        peer = request[PEER]
         _LOG.info("a bench of %s is kept for uid %d", record.target.model, peer.uid)
         body = record.model_dump_json()
         return web.Response(body=body.encode(), content_type="application/json")

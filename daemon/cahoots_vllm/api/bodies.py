@@ -7,6 +7,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from cahoots_vllm.core.errors import CahootsError, Kind
+from cahoots_vllm.core.wire import SwapStrategy
 
 _Body = TypeVar("_Body", bound=BaseModel)
 
@@ -20,6 +21,7 @@ class SwapModelBody(BaseModel):
     reset: bool = False
     # Write the model into `.env` instead of keeping an override.
     save: bool = False
+    strategy: SwapStrategy | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> "SwapModelBody":

@@ -9,6 +9,7 @@ from cahoots_vllm.api.access import Access
 from cahoots_vllm.api.bodies import read_body
 from cahoots_vllm.api.routes import Route
 from cahoots_vllm.control.model_check import ModelCheck, ModelReport
+from cahoots_vllm.control.refusal import check_name
 from cahoots_vllm.control.supervisor import Supervisor
 from cahoots_vllm.core.launch import Options
 
@@ -51,6 +52,7 @@ class CheckHandlers:
     async def check(self, request: web.Request) -> web.Response:
         """Say whether a model could be served: files, access, disk, quantization, memory."""
         body = await read_body(request, CheckBody)
+        check_name(body.model)
         report = await self.checker.check(body.model, body.options, self.supervisor.settings)
         return web.Response(body=_REPORT.dump_json(report), content_type="application/json")
 

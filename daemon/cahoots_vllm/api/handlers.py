@@ -11,7 +11,7 @@ from aiohttp import web
 from pydantic import TypeAdapter
 
 from cahoots_vllm import __version__
-from cahoots_vllm.api.access import Peer
+from cahoots_vllm.api.access import PEER
 from cahoots_vllm.api.bodies import read_number, read_swap_model
 from cahoots_vllm.control.event_hub import EventHub
 from cahoots_vllm.control.learned import Learned
@@ -55,21 +55,22 @@ class Handlers:
     async def swap_model(self, request: web.Request) -> web.Response:
         """Serve another model."""
         body = await read_swap_model(request)
-        if body.save and body.model is not None:
-            return _accepted(await self.reloader.save_model(body.model, _caller(request)))
-        return _accepted(self.supervisor.swap_model(body.model, _caller(request)))
+        model, how, by = body.model, body.strategy, _caller(request)
+        if body.save and model is not None:
+            return _accepted(await self.reloader.save_model(model, by, how))
+        return _accepted(self.supervisor.asks.swap_model(model, by, strategy=how))
 
     async def start(self, request: web.Request) -> web.Response:
         """Start the worker."""
-        return _accepted(self.supervisor.start(_caller(request)))
+        return _accepted(self.supervisor.asks.start(_caller(request)))
 
     async def stop(self, request: web.Request) -> web.Response:
         """Stop the worker; the daemon stays."""
-        return _accepted(self.supervisor.stop(_caller(request)))
+        return _accepted(self.supervisor.asks.stop(_caller(request)))
 
     async def restart(self, request: web.Request) -> web.Response:
         """Replace the worker by a fresh one."""
-        return _accepted(self.supervisor.restart(_caller(request)))
+        return _accepted(self.supervisor.asks.restart(_caller(request)))
 
     async def daemon_reexec(self, request: web.Request) -> web.Response:
         """Let the daemon become the one on disk; the worker goes on."""
@@ -112,7 +113,7 @@ class Handlers:
 
     async def abort_operation(self, request: web.Request) -> web.Response:
         """End an operation and go back to what was before it."""
-        return _accepted(self.supervisor.abort(request.match_info["id"]))
+        return _accepted(self.supervisor.asks.abort(request.match_info["id"]))
 
     async def memory(self, _request: web.Request) -> web.Response:
         """What starts have taught about memory, the oldest first."""
@@ -123,7 +124,7 @@ class Handlers:
     async def reset_memory(self, request: web.Request) -> web.Response:
         """Forget it, for one model or for all; a running worker is left as it is."""
         model = request.query.get("model")
-        count = self.supervisor.forget_memory(model)
+        count = self.supervisor.asks.forget_memory(model)
         caller, what = _caller(request), f"about {model!r}" if model is not None else "about all"
         _LOG.info(
             "what was learned is forgotten (%s) by uid %d: %d lessons", what, caller.uid, count
@@ -173,7 +174,7 @@ class Handlers:
 
 
 def _caller(request: web.Request) -> Caller:
-    peer: Peer = request["peer"]
+    peer = request[PEER]
     return Caller(peer.uid, peer.pid)
 
 

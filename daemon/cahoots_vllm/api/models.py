@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from cahoots_vllm.api.access import Access, Peer
+from cahoots_vllm.api.access import PEER, Access
 from cahoots_vllm.api.bodies import read_body
 from cahoots_vllm.api.routes import Route
 from cahoots_vllm.control.models import ModelOnDisk, Models, Pruned
@@ -98,5 +98,5 @@ def _list_of(name: str, type_: type[object]) -> dict[str, object]:
 
 
 def _caller(request: web.Request) -> Caller:
-    peer: Peer = request["peer"]
+    peer = request[PEER]
     return Caller(peer.uid, peer.pid)

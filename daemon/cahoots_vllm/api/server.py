@@ -1,18 +1,23 @@
 """Serves the route table on the control socket."""
 
+import asyncio
 import functools
 import socket
+from contextlib import suppress
 
 from aiohttp import web
 
-from cahoots_vllm.api.access import check, read_peer
+from cahoots_vllm.api.access import PEER, check, read_peer
 from cahoots_vllm.api.openapi import build_openapi
 from cahoots_vllm.api.problem import Handler, problem_middleware
 from cahoots_vllm.api.routes import Route
 from cahoots_vllm.core.errors import CahootsError, Kind
+from cahoots_vllm.host.leaving import Site, fall_silent, serve, stop_accepting
 
 _MAX_BODY_BYTES = 64 * 1024
-_SHUTDOWN_S = 1.0
+# So long those that ask as the daemon ends are answered. A stream lasts longer and is cut off.
+_LEAVE_S = 1.0
+_SHUTDOWN_S = 0.5
 
 
 def build_app(routes: tuple[Route, ...]) -> web.Application:
@@ -38,7 +43,7 @@ async def _guarded(route: Route, request: web.Request) -> web.StreamResponse:
         raise CahootsError(Kind.NOT_PERMITTED, "the connection is gone", "connect again")
     peer = read_peer(connection)
     check(peer, route.access)
-    request["peer"] = peer
+    request[PEER] = peer
     return await route.handler(request)
 
 
@@ -59,17 +64,35 @@ class ApiServer:
 
     def __init__(self, routes: tuple[Route, ...], listener: socket.socket) -> None:
         """Nothing is served before `start`."""
+        app = build_app(routes)
+        app.middlewares.insert(0, self._count)
         self._runner = web.AppRunner(
-            build_app(routes), access_log=None, handler_cancellation=True,
-            shutdown_timeout=_SHUTDOWN_S,
-        )  # fmt: skip
+            app, access_log=None, handler_cancellation=True, shutdown_timeout=_SHUTDOWN_S
+        )
         self._listener = listener
+        self._sites: list[Site] = []
+        self._busy = 0
 
     async def start(self) -> None:
         """Answer from now on."""
         await self._runner.setup()
-        await web.SockSite(self._runner, self._listener).start()
+        self._sites = await serve(self._runner, [self._listener])
+
+    async def leave(self) -> None:
+        """Take no more connections, and answer who has one, if that is soon done."""
+        await stop_accepting(self._sites)
+        self._sites = []
+        with suppress(TimeoutError):
+            await asyncio.wait_for(fall_silent(self._runner, lambda: self._busy > 0), _LEAVE_S)
 
     async def stop(self) -> None:
         """Close the socket; streams still open end."""
         await self._runner.cleanup()
+
+    @web.middleware
+    async def _count(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        self._busy += 1
+        try:
+            return await handler(request)
+        finally:
+            self._busy -= 1

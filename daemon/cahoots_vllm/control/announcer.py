@@ -2,7 +2,7 @@
 
 from cahoots_vllm.control.event_hub import EventHub, EventType
 from cahoots_vllm.control.operation import Operation, Progress, operation_view
-from cahoots_vllm.core.state import Idle, State
+from cahoots_vllm.core.state import Idle, Stage, State
 from cahoots_vllm.core.wire import Phase
 
 # Sub-phases tell something only while these phases last.
@@ -32,7 +32,8 @@ class Announcer:
     def progress(self, state: State) -> Progress:
         """Return where the daemon's one job is."""
         phase, model = state.phase, _model(state)
-        is_told = phase in _WITH_PROGRESS or state.checking is not None
+        newcomer = _newcomer(state)
+        is_told = phase in _WITH_PROGRESS or state.checking is not None or newcomer is not None
         sub_phase = (self._sub_phase or None) if is_told else None
         fraction = self._fraction if is_told else None
         text = f"{phase} {model}" if model else str(phase)
@@ -40,6 +41,8 @@ class Announcer:
             text += f": {_why_idle(phase, state.idle)}"
         if state.checking is not None and state.live is not None:
             text = f"{text}, preparing {state.checking.model}"
+        elif newcomer is not None:
+            text = f"{text}, starting {newcomer} beside it"
         if sub_phase:
             text += f": {sub_phase}"
         if fraction is not None:
@@ -62,6 +65,7 @@ class Announcer:
                     "evidence": diagnosis.evidence,
                     "remedy": diagnosis.remedy,
                     "action": failure.action,
+                    "serving": _serving(state),
                     "line": diagnosis.line,
                     "changed": [
                         {"option": c.option, "before": c.before, "after": c.after}
@@ -107,6 +111,20 @@ def _why_idle(phase: Phase, idle: Idle) -> str:
     if phase is not Phase.OFF:
         return f"idle after {asked}"
     return f"unloaded after {asked}; the next request brings it back"
+
+
+def _newcomer(state: State) -> str | None:
+    """Return the model that is about to take the place of the one that serves."""
+    beside = state.beside
+    is_coming = beside is not None and beside.stage is Stage.STARTING
+    return beside.plan.goal.model if beside is not None and is_coming else None
+
+
+def _serving(state: State) -> str | None:
+    """Return the model that goes on being served, whatever failed."""
+    live = state.live
+    is_ready = live is not None and live.stage is Stage.READY
+    return live.plan.goal.model if live is not None and is_ready else None
 
 
 def _model(state: State) -> str | None:

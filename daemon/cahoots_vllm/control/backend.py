@@ -1,11 +1,11 @@
-"""One worker in rotation: the client session on its socket, and the requests on it."""
+"""One worker in rotation: the connections to its socket, and the requests on it."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-import aiohttp
+from cahoots_vllm.host.engine_client import EngineClient
 
 
 class Backend:
@@ -36,23 +36,16 @@ class Backend:
         self.on_trial: str | None = None
         self.suspects = 0
         self._requests: set[asyncio.Timeout] = set()
-        self._session = aiohttp.ClientSession(
-            # Below uvicorn's 5 s: the worker must not close a connection we are about to use.
-            connector=aiohttp.UnixConnector(str(uds), limit=0, keepalive_timeout=3.0),
-            timeout=aiohttp.ClientTimeout(total=None),
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            # What the client did not say is not said for it: it may not understand gzip.
-            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-        )
+        self.uds = uds
+        self._client = EngineClient(uds)
 
     @asynccontextmanager
-    async def request(self, *, is_use: bool = True) -> AsyncIterator[aiohttp.ClientSession]:
+    async def request(self, *, is_use: bool = True) -> AsyncIterator[EngineClient]:
         """Count a request as in flight; `is_use`: it keeps the worker from being idle.
 
         Raises TimeoutError when the worker is or was retired.
         """
-        if self._session.closed:
+        if self._client.is_closed:
             raise TimeoutError
         self.in_flight += 1
         self.idle.clear()
@@ -60,7 +53,7 @@ class Backend:
             async with asyncio.timeout(None) as end:
                 self._requests.add(end)
                 try:
-                    yield self._session
+                    yield self._client
                 finally:
                     self._requests.discard(end)
         finally:
@@ -72,7 +65,7 @@ class Backend:
 
     async def is_lost_within(self, seconds: float) -> bool:
         """Return whether it died, by then: its death is noticed a moment after its answers end."""
-        if not self._session.closed:  # retired: there is nobody left to die
+        if not self._client.is_closed:  # retired: there is nobody left to die
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.lost.wait(), seconds)
         return self.lost.is_set()
@@ -85,6 +78,8 @@ class Backend:
 
     async def end(self) -> None:
         """End the requests still on it; closing the session alone wakes nobody who reads there."""
-        for request in self._requests:
+        # Once each: one that is on its way out cannot be told again.
+        while self._requests:
+            request = self._requests.pop()
             request.reschedule(asyncio.get_running_loop().time())
-        await self._session.close()
+        self._client.close()

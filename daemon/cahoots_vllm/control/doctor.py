@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from cahoots_vllm.core.doctor.finding import Finding, Findings, Group, Judge, Level
+from cahoots_vllm.core.doctor.finding import Finding, Findings, Group, Judge
+from cahoots_vllm.core.level import Level
 
 _ORDER = {group: number for number, group in enumerate(Group)}
 

@@ -90,7 +90,7 @@ class ModelChecks:
         loaded, spec = self._patient.settings, self._patient.spec
         if loaded is None or spec is None:
             return ()
-        is_needed = await self._patient.model_directory() is None and spec.source.count("/") == 1
+        is_needed = await self._patient.model_directory() is None and spec.is_repo
         env = dict(loaded.worker_env)
         at = env.get("HF_ENDPOINT") or _HUB_URL
         token = dict(loaded.secret_env).get("HF_TOKEN")

@@ -4,74 +4,41 @@ Each effect is answered with an event. Owns the worker object and nothing of the
 """
 
 import asyncio
-import os
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from cahoots_vllm.control.examine import child_environment, examine
-from cahoots_vllm.control.fit_check import FitCheck
-from cahoots_vllm.control.gate import Gate
-from cahoots_vllm.control.gpu_release import GpuRelease
-from cahoots_vllm.control.handover import Handover, Left
-from cahoots_vllm.control.learned import Learned, MemoryKey, asked_for, memory_key
-from cahoots_vllm.control.load_times import LoadTimes
-from cahoots_vllm.control.log_buffer import LogBuffer
-from cahoots_vllm.control.option_check import OptionCheck
-from cahoots_vllm.control.preflight import Preflight
-from cahoots_vllm.control.rotation import Rotation
-from cahoots_vllm.control.state_file import StateFile
-from cahoots_vllm.control.worker_log import WorkerLog
-from cahoots_vllm.core.diagnosis import Diagnosis
+from cahoots_vllm.control.examine import child_environment
+from cahoots_vllm.control.handover import Left
+from cahoots_vllm.control.parts import Parts
+from cahoots_vllm.control.preparation import Preparation
 from cahoots_vllm.core.events import (
     Admit,
     CancelCheck,
     Check,
-    Checked,
-    CheckFailed,
     Drain,
     Drained,
     Effect,
     Event,
     Gone,
     Measure,
-    Measured,
     Remember,
     Spawn,
     Stop,
-    Tick,
     WakeAt,
 )
-from cahoots_vllm.core.evidence import Device
 from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.log_line import parse_line
-from cahoots_vllm.core.memory import used_devices
 from cahoots_vllm.core.phases import StartProgress
 from cahoots_vllm.core.settings import Settings
 from cahoots_vllm.core.state import Stage
 from cahoots_vllm.worker.leftovers import WorkerMark, mark_worker
 from cahoots_vllm.worker.process import Reports, Worker
-from cahoots_vllm.worker.running import WorkerContext
+from cahoots_vllm.worker.sleeper import SleepError
 
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What the effects work with."""
-
-    context: WorkerContext
-    preflight: Preflight
-    options: OptionCheck
-    fit: FitCheck
-    rotation: Rotation
-    release: GpuRelease
-    gate: Gate
-    learned: Learned
-    load_times: LoadTimes
-    state_file: StateFile
-    handover: Handover
-    logs: LogBuffer
-    worker_log: WorkerLog
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,48 +62,25 @@ class Effects:
         self._send = send
         self._on_progress = on_progress
         self._on_spawn = on_spawn
-        self._running: _Running | None = None
+        # By generation: two while one starts beside another, or has just taken its place.
+        self._running: dict[int, _Running] = {}
         self._found: Worker | None = None
-        self._check: asyncio.Task[None] | None = None
-        # All of the host's, as the last preflight saw them: lessons are kept by the used ones.
-        self._devices: tuple[Device, ...] = ()
+        self._preparation = Preparation(parts, send, on_progress)
 
-    @property
-    def worker(self) -> Worker | None:
-        """The worker that exists."""
-        return self._running.worker if self._running else self._found
+    def worker(self, generation: int) -> Worker | None:
+        """Return the worker of this generation, if it exists."""
+        if (running := self._running.get(generation)) is not None:
+            return running.worker
+        found = self._found
+        return found if found is not None and found.generation == generation else None
 
     def perform(self, effect: Effect, settings: Settings, tasks: asyncio.TaskGroup) -> None:
         """Start an effect; the answer comes as an event."""
         match effect:
             case Check() | CancelCheck() | Measure() | Remember() | WakeAt():
-                self._prepare(effect, settings, tasks)
+                self._preparation.perform(effect, settings, tasks)
             case Spawn() | Admit() | Drain() | Stop():
                 self._handle_worker(effect, settings, tasks)
-            case _:
-                assert_never(effect)
-
-    def _prepare(
-        self,
-        effect: Check | CancelCheck | Measure | Remember | WakeAt,
-        settings: Settings,
-        tasks: asyncio.TaskGroup,
-    ) -> None:
-        match effect:
-            case Check(goal, repairs):
-                self._cancel_check()
-                self._on_progress("looking for the model", None)
-                check = self._run_check(goal, settings, repairs=repairs)
-                self._check = tasks.create_task(check, name="preflight")
-            case CancelCheck():
-                self._cancel_check()
-            case Measure(launch):
-                tasks.create_task(self._measure(launch, settings), name="gate")
-            case Remember(goal, launch, memory):
-                key = self._key(goal, asked_for(launch, memory), settings)
-                self._parts.learned.put(key, memory)
-            case WakeAt(at):
-                asyncio.get_running_loop().call_at(at, self._send, Tick())
             case _:
                 assert_never(effect)
 
@@ -150,25 +94,20 @@ class Effects:
             case Spawn(generation, launch):
                 self._spawn(generation, launch, settings, tasks)
             case Admit(generation):
-                worker = self.worker
-                if worker is not None and worker.generation == generation:
+                if (worker := self.worker(generation)) is not None:
                     self._admit(worker)
             case Drain(generation):
                 timeout_s = settings.gateway.drain_timeout_s
                 tasks.create_task(self._drain(generation, timeout_s), name=f"drain {generation}")
-            case Stop(generation, at_once):
+            case Stop(generation):
                 self._on_progress("", None)
-                tasks.create_task(self._stop(generation, at_once), name=f"stop {generation}")
+                tasks.create_task(self._stop(effect, settings), name=f"stop {generation}")
             case _:
                 assert_never(effect)
 
     def _admit(self, worker: Worker) -> None:
         launch = worker.launch
         self._parts.rotation.admit(worker.generation, worker.uds, launch.model, launch.served)
-
-    def _key(self, goal: LaunchSpec, asked: LaunchSpec, settings: Settings) -> MemoryKey:
-        devices = used_devices(asked, os.environ, self._devices)
-        return memory_key(goal, asked, settings.engine.version, devices)
 
     def find_again(self, left: Left, mark: WorkerMark, settings: Settings) -> bool:
         """Find the worker that an earlier daemon left; False: nobody can go on with it.
@@ -197,45 +136,16 @@ class Effects:
             return
         watch = self._watch_again(worker, settings)
         task = tasks.create_task(watch, name=f"worker {worker.generation}")
-        self._running, self._found = _Running(worker, task), None
+        self._running[worker.generation], self._found = _Running(worker, task), None
 
     async def _watch_again(self, worker: Worker, settings: Settings) -> None:
-        self._devices = await self._parts.gate.read(is_cpu=settings.engine.is_cpu)
+        await self._preparation.look(settings)
         await worker.watch()
 
     async def abandon(self) -> None:
-        """End the worker's processes if the daemon goes down by an error: nobody else would."""
-        if self._running is not None:
-            await self._running.worker.stop(at_once=True)
-
-    def _cancel_check(self) -> None:
-        if self._check is not None:
-            self._check.cancel()
-            self._check = None
-
-    async def _run_check(self, goal: LaunchSpec, settings: Settings, *, repairs: bool) -> None:
-        parts = self._parts
-        looks = parts.options, parts.preflight, parts.fit
-        tell = self._on_progress
-        result = await examine(goal, settings, *looks, progress=tell, repairs=repairs)
-        if isinstance(result, Diagnosis):
-            self._send(CheckFailed(goal, result))
-            return
-        is_cpu = settings.engine.is_cpu
-        self._devices = await parts.gate.read(is_cpu=is_cpu)
-        lesson = parts.learned.find(self._key(goal, result, settings))
-        self._send(Checked(goal, result, lesson, is_cpu=is_cpu))
-
-    async def _measure(self, launch: LaunchSpec, settings: Settings) -> None:
-        self._on_progress("waiting until memory is still", None)
-        devices = await self._parts.gate.measure(
-            launch,
-            is_cpu=settings.engine.is_cpu,
-            on_ended=lambda pid: self._parts.logs.add(
-                "daemon", f"ended process {pid}, left behind by an earlier worker", level="WARNING"
-            ),
-        )
-        self._send(Measured(launch, devices))
+        """End the workers' processes if the daemon goes down by an error: nobody else would."""
+        for running in self._running.values():
+            await running.worker.stop(at_once=True)
 
     def _spawn(
         self, generation: int, launch: LaunchSpec, settings: Settings, tasks: asyncio.TaskGroup
@@ -243,7 +153,7 @@ class Effects:
         self._on_progress("importing", None)
         worker = self._worker(generation, launch, settings)
         task = tasks.create_task(self._run(worker, settings), name=f"worker {generation}")
-        self._running = _Running(worker, task)
+        self._running[generation] = _Running(worker, task)
 
     def _worker(self, generation: int, launch: LaunchSpec, settings: Settings) -> Worker:
         reports = Reports(
@@ -251,6 +161,7 @@ class Effects:
             suspect=self._parts.rotation.lose,
             progress=self._report_start,
             line=lambda text: self._log(generation, text, launch),
+            plain=self._parts.standby.failed,
             stuck=lambda text: self._on_progress(text, None),
             is_asked=lambda: self._parts.rotation.is_asked(generation),
         )
@@ -258,16 +169,39 @@ class Effects:
         return Worker(generation, launch, context, reports)
 
     async def _run(self, worker: Worker, settings: Settings) -> None:
-        await self._parts.release.remember()
-        env = child_environment(worker.launch, settings, with_token=False)
-        secrets = {name: secret.reveal() for name, secret in settings.secret_env}
-        worker.start(env, secrets)
+        if len(self._running) == 1:  # else another one's memory is in use, too
+            await self._parts.release.remember()
+        worker.made_for = await self._parts.sleepers.print_of(worker.launch, settings)
+        if not await self._wake(worker, settings):
+            await self._start(worker, settings)
         if worker.pid is not None:
-            mark = mark_worker(worker.generation, worker.pid)
+            mark = mark_worker(worker.generation, worker.pid, worker.number, worker.made_for)
             self._parts.state_file.save(generation=worker.generation, worker=mark)
             if mark is not None:
                 self._on_spawn(mark)
         await worker.watch()
+
+    async def _wake(self, worker: Worker, settings: Settings) -> bool:
+        """Let it go on with the one that sleeps for it; False: it is to be started."""
+        sleeper = self._parts.sleepers.take(worker.made_for)
+        if sleeper is None:
+            return False
+        model, begun = worker.launch.model, asyncio.get_running_loop().time()
+        try:
+            await worker.wake(sleeper, settings.sleep.timeout_s)
+        except SleepError as error:
+            _LOG.warning("%s slept and is started plainly: %s", model, error)
+            return False
+        self._parts.load_times.skip(worker.generation)
+        took_s = asyncio.get_running_loop().time() - begun
+        _LOG.info("%s woke after %.1f s", model, took_s)
+        return True
+
+    async def _start(self, worker: Worker, settings: Settings) -> None:
+        env = child_environment(worker.launch, settings, with_token=False)
+        secrets = {name: secret.reveal() for name, secret in settings.secret_env}
+        standby = await self._parts.standby.take(worker.launch, settings)
+        await worker.start(env, secrets, standby)
 
     def _report_start(self, progress: StartProgress) -> None:
         self._on_progress(progress.sub_phase, progress.fraction)
@@ -285,16 +219,29 @@ class Effects:
         await self._parts.rotation.drain(generation, timeout_s)
         self._send(Drained(generation))
 
-    async def _stop(self, generation: int, at_once: bool) -> None:  # noqa: FBT001 (the effect's own field)
+    async def _stop(self, stop: Stop, settings: Settings) -> None:
+        generation = stop.generation
         self._parts.rotation.close(generation)
-        running = self._running
-        if running is not None and running.worker.generation == generation:
+        running = self._running.get(generation)
+        if running is not None:
             running.task.cancel()
             with suppress(asyncio.CancelledError):
                 await running.task
             await self._parts.rotation.retire(generation)
-            await running.worker.stop(at_once=at_once)
-            self._running = None
-            self._parts.state_file.save(worker=None)
-            await self._parts.release.wait()
+            is_asleep = await self._put_to_sleep(running.worker, stop, settings)
+            if not is_asleep:
+                await running.worker.stop(at_once=stop.at_once)
+            del self._running[generation]
+            if not self._running:  # what is used now is the other's, too
+                self._parts.state_file.save(worker=None)
+                if not is_asleep:  # else its memory was looked at
+                    await self._parts.release.wait()
         self._send(Gone(generation))
+
+    async def _put_to_sleep(self, worker: Worker, stop: Stop, settings: Settings) -> bool:
+        if stop.sleeps_for is None:
+            return False
+        self._on_progress(f"putting {stop.sleeps_for.model} to sleep", None)
+        is_asleep = await self._parts.sleepers.put(worker, stop.sleeps_for, settings)
+        self._on_progress("", None)
+        return is_asleep

@@ -49,8 +49,9 @@ def read_env_file(path: Path) -> EnvFile:
             continue
         if binding.key in lines:
             first = lines[binding.key]
-            # What is no name ("KEY:value") may hold a secret.
-            name = binding.key if binding.key.isidentifier() else "the same key"
+            # What is no name ("KEY:value", or "KEY" and a token without the "=") may hold a secret.
+            is_name = binding.key.isidentifier() and binding.key.isupper()
+            name = binding.key if is_name else "the same key"
             warnings.append(f"{name} stands in {path} twice: line {line} counts, not {first}")
         lines[binding.key] = line
     return EnvFile(_resolved(text), lines, tuple(warnings))

@@ -64,7 +64,8 @@ def child_environment(
 ) -> Mapping[str, str]:
     """Return a child's environment: ours without secrets, `.env`'s, the token if asked."""
     secret_names = [name for name in os.environ if is_secret_name(name)]
-    env = build_env(spec, inherited_env(os.environ, secret_names), settings.cache_dir)
+    inherited = inherited_env(os.environ, secret_names)
+    env = build_env(spec, inherited, settings.cache_dir, settings.engine.version)
     if with_token:
         env.update((name, secret.reveal()) for name, secret in settings.secret_env)
     return env

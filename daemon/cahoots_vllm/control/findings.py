@@ -107,4 +107,8 @@ class SlowFindings:
             look = partial(weights_of, Path(source))
             sizes = await run_blocking(look, deadline_s=_DEADLINE_S)
             self._weights = {source: sum(sizes.values())}
-        return judge_load(LoadFacts(self._weights[source], seconds, source))
+        live = self._supervisor.state.live
+        if live is None or live.generation != worker.generation:
+            return ()  # another one has taken its place meanwhile
+        facts = LoadFacts(self._weights[source], seconds, source, was_beside=live.was_beside)
+        return judge_load(facts)

@@ -62,8 +62,10 @@ class FitRecords:
 
     def line(self, generation: int, text: str, launch: LaunchSpec, about: "About | None") -> None:
         """Take in one more line of a worker's log."""
-        if generation != self._generation:
+        if generation > self._generation:
             self._generation, self._report = generation, Report()
+        if generation < self._generation or self._report.is_whole:
+            return  # the last words of one that is going; or a worker that has started
         report = read_report(self._report, text)
         if report == self._report or about is None:
             return

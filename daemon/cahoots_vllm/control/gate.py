@@ -7,8 +7,8 @@ of ours left behind is ended here; what somebody else holds is named.
 import asyncio
 import os
 import signal
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 
 from cahoots_vllm.core.evidence import Device, Holder
 from cahoots_vllm.core.launch import WORKER_MARK, LaunchSpec
@@ -24,6 +24,24 @@ _READ_DEADLINE_S = 5.0
 _STILL_BYTES = 64 * 1024 * 1024
 _LARGE_BYTES = 1 << 30
 _LARGEST = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Sleeping:
+    """Who sleeps: the pids of the one that this start will wake, and how to end another one.
+
+    What is left of the former on a GPU is its own again. `end_one`: False: there is no other.
+    """
+
+    waking: frozenset[int]
+    end_one: Callable[[], Awaitable[bool]]
+
+
+async def _nobody() -> bool:
+    return False
+
+
+NOBODY_SLEEPS = Sleeping(frozenset(), _nobody)
 
 
 class Gate:
@@ -48,12 +66,17 @@ class Gate:
             return tuple(map(_without_holders, gpus))
 
     async def measure(
-        self, launch: LaunchSpec, *, is_cpu: bool, on_ended: Callable[[int], None]
+        self,
+        launch: LaunchSpec,
+        *,
+        is_cpu: bool,
+        on_ended: Callable[[int], None],
+        sleeping: Sleeping = NOBODY_SLEEPS,
     ) -> tuple[Device, ...]:
         """Return the devices of a launch spec, at once if they have enough.
 
-        Else orphans of ours are ended (`on_ended` is told each pid), and memory that is still
-        coming back is waited for, 10 s at most.
+        Else workers that sleep are ended, one after the other, then orphans of ours (`on_ended` is
+        told each pid); memory that is still coming back is waited for, 10 s at most.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _DEADLINE_S
@@ -61,9 +84,12 @@ class Gate:
         before: tuple[Device, ...] = ()
         ended: set[int] = set()
         while True:
-            found = used_devices(launch, os.environ, await self.read(is_cpu=is_cpu))
+            read = await self.read(is_cpu=is_cpu)
+            found = used_devices(launch, os.environ, without(read, sleeping.waking))
             if Room(found).shortage(share) is None or loop.time() >= deadline:
                 return found
+            if await sleeping.end_one():
+                continue
             ours = {h.pid for device in found for h in device.holders if h.is_ours}
             if not ours and _are_still(before, found):
                 return found
@@ -106,7 +132,19 @@ def _without_holders(gpu: Gpu) -> Device:
         name=f"GPU {gpu.index} ({gpu.name})",
         total_bytes=gpu.memory_total,
         free_bytes=gpu.memory_total - gpu.memory_used,
+        capability=gpu.capability,
     )
+
+
+def without(devices: tuple[Device, ...], pids: frozenset[int]) -> tuple[Device, ...]:
+    """Return the devices as if these processes were gone, as far as the driver shows them."""
+    return tuple(_without(device, pids) for device in devices) if pids else devices
+
+
+def _without(device: Device, pids: frozenset[int]) -> Device:
+    others = tuple(holder for holder in device.holders if holder.pid not in pids)
+    theirs = (holder.memory_bytes or 0 for holder in device.holders if holder.pid in pids)
+    return replace(device, holders=others, free_bytes=device.free_bytes + sum(theirs))
 
 
 def _are_still(before: tuple[Device, ...], now: tuple[Device, ...]) -> bool:

@@ -5,7 +5,9 @@ find "less than desired" memory.
 """
 
 import asyncio
+from collections.abc import Iterable
 
+from cahoots_vllm.core.sleep import Held
 from cahoots_vllm.host.gpu import Gpu, GpuReader
 
 _DEADLINE_S = 10.0
@@ -27,6 +29,25 @@ class GpuRelease:
     async def remember(self) -> None:
         """Note what is used now, before the worker starts."""
         self.before = {gpu.index: gpu.memory_used for gpu in await self._gpus.read()}
+
+    async def held(self, pids: Iterable[int]) -> tuple[Held, ...]:
+        """Return what a worker's processes hold of each GPU that has memory of its own.
+
+        Where the driver does not show that, it is what came on top since the worker started.
+        """
+        gpus, own = await self._gpus.read(), frozenset(pids)
+        is_listed = any(process.pid in own for gpu in gpus for process in gpu.processes)
+        return tuple(
+            self._held(gpu, own, is_listed=is_listed) for gpu in gpus if not gpu.is_unified
+        )
+
+    def _held(self, gpu: Gpu, own: frozenset[int], *, is_listed: bool) -> Held:
+        sizes = [process.memory_used for process in gpu.processes if process.pid in own]
+        known = [size for size in sizes if size is not None]
+        held = sum(known)
+        if len(known) < len(sizes) or not is_listed:
+            held = max(0, gpu.memory_used - self.before.get(gpu.index, gpu.memory_used))
+        return Held(gpu.index, gpu.memory_total, held)
 
     async def wait(self) -> None:
         """Return when every GPU is back at what it was, at once if it is; at most 10 s."""

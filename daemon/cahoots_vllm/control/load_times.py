@@ -25,15 +25,24 @@ class LoadTimes:
         self._times = dict(times)
         self._save = save
         self._rotation = rotation
+        # The generation that was not loaded last.
+        self._woken: int | None = None
+
+    def skip(self, generation: int) -> None:
+        """Learn nothing from this worker's start: it slept, and was not loaded."""
+        self._woken = generation
 
     def update(self, before: State, after: State, now: float) -> None:
         """Learn from a step of the lifecycle, and foretell the next ready worker."""
-        was, live = before.live, after.live
-        if (
-            was is not None and live is not None and was.generation == live.generation
-            and (was.stage, live.stage) == (Stage.STARTING, Stage.READY)
-        ):  # fmt: skip
-            self._learn(live.plan.goal.source, now - was.since)
+        live = after.live
+        for was in (before.live, before.beside):
+            if (
+                was is not None and live is not None and was.generation == live.generation
+                and (was.stage, live.stage) == (Stage.STARTING, Stage.READY)
+            ):  # fmt: skip
+                if live.generation == self._woken:
+                    continue
+                self._learn(live.plan.goal.source, now - was.since)
         self._rotation.expected_at = self.expected_at(after, now)
 
     def _learn(self, source: str, seconds: float) -> None:
@@ -46,6 +55,8 @@ class LoadTimes:
     def expected_at(self, state: State, now: float) -> float | None:
         """Return when a worker should be ready; None where there is one, or nothing is known."""
         goal, live = state.goal, state.live
+        if state.beside is not None and state.beside.stage is Stage.STARTING:
+            live = state.beside
         known = self._times.get(goal.source) if goal is not None else None
         if goal is None or known is None or state.is_failed:
             return None

@@ -1,26 +1,31 @@
 """`cahootsctl check MODEL`: everything that can be said of a model before it is served."""
 
+import asyncio
 import shutil
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from cahoots_vllm.control.examine import child_environment
 from cahoots_vllm.control.fit_check import FitCheck
 from cahoots_vllm.control.near_names import with_near_names
+from cahoots_vllm.core.amounts import size_text
 from cahoots_vllm.core.diagnosis import Cause, Diagnosis
 from cahoots_vllm.core.errors import CahootsError
-from cahoots_vllm.core.fit.checks import Check, Level
+from cahoots_vllm.core.fit.checks import Check
 from cahoots_vllm.core.fit.estimate import Fit
-from cahoots_vllm.core.fit.words import size
 from cahoots_vllm.core.launch import LaunchSpec, Options
+from cahoots_vllm.core.level import Level
 from cahoots_vllm.core.secret import mask
 from cahoots_vllm.core.settings import Settings, make_launch_spec
 from cahoots_vllm.host import snapshots
 from cahoots_vllm.host.blocking import run_blocking
 from cahoots_vllm.host.hub_answer import HubLook, HubSight
 from cahoots_vllm.host.model_files import ModelFiles, read_model_files
+from cahoots_vllm.host.model_store import hub_folder
 
-_DISK_DEADLINE_S = 30.0
+DISK_DEADLINE_S = 30.0
+_AT_ONCE = 4
 _SPARE_BYTES = 1 << 30
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
 
@@ -50,6 +55,8 @@ class ModelCheck:
         self._fit = fit
         self._hub = hub
         self._cache_dir = cache_dir
+        # Anybody may ask, and each look costs a process or the memory of a large file's header.
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def check(self, model: str, options: Options, settings: Settings) -> ModelReport:
         """Return the checks of a model with options in place of the settings' own."""
@@ -58,7 +65,8 @@ class ModelCheck:
             goal = goal.with_option(name, value)
         goal = replace(goal, fitted=goal.fitted - {name for name, _ in options})
         try:
-            return await self._check(goal, settings)
+            async with self._turns:
+                return await self._check(goal, settings)
         except CahootsError as error:
             found = Check("files", Level.FAIL, error.message, error.remedy)
         except OSError as error:  # a TimeoutError is one too
@@ -70,15 +78,18 @@ class ModelCheck:
         return _report(goal, (found,), None)
 
     async def _check(self, goal: LaunchSpec, settings: Settings) -> ModelReport:
-        directory = await run_blocking(lambda: self._find(goal), deadline_s=_DISK_DEADLINE_S)
+        launch = goal
+        directory = await run_blocking(lambda: self._find(goal), deadline_s=DISK_DEADLINE_S)
         if directory is not None:
             files = await run_blocking(
-                lambda: read_model_files(directory), deadline_s=_DISK_DEADLINE_S
+                lambda: read_model_files(directory), deadline_s=DISK_DEADLINE_S
             )
-            said = f"on disk, {size(files.stored_bytes)} of weights in {directory}"
-            first: tuple[Check, ...] = (Check("files", Level.OK, said),)
-            goal = replace(goal, source=str(directory), is_local=True)
-        elif goal.source.startswith("/") or goal.source.count("/") != 1:
+            look = partial(_on_disk, goal, directory, files)
+            first: tuple[Check, ...] = (await run_blocking(look, deadline_s=DISK_DEADLINE_S),)
+            if first[0].level is Level.FAIL:
+                return _report(goal, first, None)
+            launch = replace(goal, source=str(directory), is_local=True)
+        elif not goal.is_repo:
             said = f"{goal.source} is no complete model directory and no repo (ORG/NAME)"
             remedy = (
                 "give ORG/NAME, or the absolute path of a directory with config.json and weights"
@@ -92,39 +103,62 @@ class ModelCheck:
                 known = tuple(profile.name for profile in settings.profiles)
                 told = await with_near_names(sight, goal.model, known, self._cache_dir)
                 return _report(goal, (_refusal(told, settings),), None)
-            first = await run_blocking(lambda: self._from_hub(sight), deadline_s=_DISK_DEADLINE_S)
+            first = await run_blocking(lambda: self._from_hub(sight), deadline_s=DISK_DEADLINE_S)
             stored = sum(n for name, n in _wanted(sight).items() if name.endswith(_WEIGHTS))
             files = ModelFiles(sight.config, (), stored)
-        looked = await self._fit.look(goal, settings, files)
+        looked = await self._fit.look(launch, settings, files)
         return _report(goal, (*first, *looked.checks), looked.fit)
 
     def _find(self, goal: LaunchSpec) -> Path | None:
         if goal.source.startswith("/"):
             directory = Path(goal.source)
             return directory if snapshots.find_missing(directory) is None else None
-        if goal.source.count("/") != 1 or goal.source.startswith("."):
+        if not goal.is_repo:
             return None
         return snapshots.find_snapshot(self._cache_dir, goal.source, goal.revision)
 
     def _from_hub(self, sight: HubSight) -> tuple[Check, ...]:
-        total = sum(_wanted(sight).values())
-        if not any(name.endswith(_WEIGHTS) for name in sight.files):
-            files = Check("files", Level.FAIL, "the repo has no weights", "check the name")
-        else:
-            files = Check("files", Level.OK, f"not on disk yet: {size(total)} to download")
+        wanted = _wanted(sight)
+        total = sum(wanted.values())
+        if not any(name.endswith(_WEIGHTS) for name in wanted):
+            said = "the repo has no weights that can be downloaded (*.safetensors, *.bin)"
+            remedy = "take another repo of the model; a GGUF file is served from a directory"
+            return (Check("files", Level.FAIL, said, remedy),)
+        files = Check("files", Level.OK, f"not on disk yet: {size_text(total)} to download")
         gate = "gated, and the token may read it" if sight.is_gated else "it may be read"
         return (files, Check("access", Level.OK, gate), self._disk(total))
 
     def _disk(self, total: int) -> Check:
-        place = self._cache_dir
+        # A disk of its own may be mounted there.
+        place = hub_folder(self._cache_dir)
         while not place.exists():
             place = place.parent
         free = shutil.disk_usage(place).free
-        said = f"{size(free)} free in {self._cache_dir}, {size(total)} are wanted"
+        said = f"{size_text(free)} free in {self._cache_dir}, {size_text(total)} are wanted"
         if free < total + _SPARE_BYTES:
             remedy = "free space there: cahootsctl models shows what is on disk"
             return Check("disk", Level.FAIL, said, remedy)
         return Check("disk", Level.OK, said)
+
+
+def _on_disk(goal: LaunchSpec, directory: Path, files: ModelFiles) -> Check:
+    """Say whether the files are whole, as the look before a start does (preflight)."""
+    is_own = goal.source.startswith("/")
+    cut = snapshots.find_cut(directory)
+    if not cut:
+        where = f"in {directory}" if is_own else _revision(directory)
+        said = f"on disk, {size_text(files.stored_bytes)} of weights {where}"
+        return Check("files", Level.OK, said)
+    said = "damaged: " + ", ".join(f"{path.name}: {why}" for path, why in cut.items())
+    if is_own:
+        remedy = f"get the file again and put it into {directory}"
+        return Check("files", Level.FAIL, said, remedy)
+    remedy = "nothing to do: a start deletes the file and fetches it again, before it stops another"
+    return Check("files", Level.WARN, said, remedy)
+
+
+def _revision(snapshot: Path) -> str:
+    return f"of revision {snapshot.name[:8]}"
 
 
 def _wanted(sight: HubSight) -> dict[str, int]:

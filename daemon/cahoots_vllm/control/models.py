@@ -1,21 +1,28 @@
 """The models on disk, as people see them: what is there, what is used, what may go."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
+from cahoots_vllm.control.last_used import LastUsed
 from cahoots_vllm.control.shared_hub import SharedHub
 from cahoots_vllm.control.supervisor import Supervisor
 from cahoots_vllm.core.errors import CahootsError, Kind
+from cahoots_vllm.core.launch import LaunchSpec, engine_cache
 from cahoots_vllm.core.settings import make_launch_spec
 from cahoots_vllm.host import model_store, snapshots
 from cahoots_vllm.host.blocking import run_blocking
+from cahoots_vllm.host.engine_caches import find_unused
 from cahoots_vllm.host.model_card import read_card
 from cahoots_vllm.host.model_store import Cached, Partial, Waste
 
 _DISK_DEADLINE_S = 60.0
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,70 +59,100 @@ class Pruned:
 class Models:
     """Reads the cache; deletes what nothing needs."""
 
-    def __init__(self, supervisor: Supervisor, hub: SharedHub, cache_dir: Path) -> None:
+    def __init__(
+        self, supervisor: Supervisor, hub: SharedHub, used: LastUsed, cache_dir: Path
+    ) -> None:
         """`cache_dir` holds the hub's cache below `huggingface/`."""
+        self._used = used
+        # What one deletes is no rest of a removal for the other, nor half a model in a list.
+        self._turn = asyncio.Lock()
         self._supervisor = supervisor
         self._hub = hub
         self._cache_dir = cache_dir
 
     async def listed(self) -> list[ModelOnDisk]:
-        """Return what is on disk. Raises TimeoutError where the disk hangs."""
+        """Return what is on disk. Raises CahootsError (INTERNAL) where it cannot be read."""
         serving = self._serving()
         read = partial(_read, self._cache_dir, serving, self._hub.repos, self._directories())
-        return await run_blocking(read, deadline_s=_DISK_DEADLINE_S)
+        async with self._turn:
+            found = await _on_disk("read the cache", read)
+        return [self._with_use(one) for one in found]
+
+    def _with_use(self, model: ModelOnDisk) -> ModelOnDisk:
+        """Return it with the time at which it was served last; else when it came."""
+        if model.path is None:
+            return model
+        at = time.time() if model.is_serving else self._used.find(Path(model.path))
+        return model if at is None else replace(model, last_used=_iso(at))
 
     async def remove(self, repo: str, revision: str | None) -> int:
         """Delete a repo, or one revision (a commit, its beginning, or a name); return the bytes.
 
-        Raises CahootsError: NOT_FOUND, CONFLICT for what is used.
+        Raises CahootsError: NOT_FOUND, CONFLICT for what is used, INTERNAL.
         """
-        found = await run_blocking(
-            lambda: model_store.list_cached(self._cache_dir), deadline_s=_DISK_DEADLINE_S
-        )
-        folder = model_store.repo_folder(self._cache_dir, repo)
-        chosen = [c for c in found if c.repo == repo and _is_named(c, revision)]
+        async with self._turn:
+            return await self._remove(repo, revision)
+
+    async def _remove(self, repo: str, revision: str | None) -> int:
+        found = await _on_disk("read the cache", lambda: model_store.list_cached(self._cache_dir))
+        repos = await _on_disk("read the cache", lambda: model_store.list_repos(self._cache_dir))
+        chosen = _named([c for c in found if c.repo == repo], revision)
         if not chosen and (own := self._directories().get(repo)) is not None:
             raise CahootsError(
                 Kind.CONFLICT,
                 f"cannot remove {repo}: it is in a directory of yours, {own}",
                 "delete that by hand, and its profile",
             )
-        if not chosen and (revision is not None or not folder.is_dir() or "/" not in repo):
+        if not chosen and (revision is not None or repo not in repos):
             raise _not_on_disk(repo, revision, sorted({c.repo for c in found}))
         self._refuse_used(repo, chosen, is_all=revision is None)
         if revision is None:
             delete = partial(model_store.remove_repo, self._cache_dir, repo)
         else:
             delete = partial(model_store.remove_revision, self._cache_dir, chosen[0])
-        return await run_blocking(delete, deadline_s=_DISK_DEADLINE_S)
+        return await _on_disk(f"remove {repo}", delete)
 
     async def prune(self, *, is_dry_run: bool) -> list[Pruned]:
-        """Delete what nothing refers to; return what that is. Raises OSError."""
+        """Delete what nothing refers to; return what that is. Raises CahootsError (INTERNAL)."""
         kept = frozenset(self._kept())
         state = self._supervisor.state
         # A download of a swap is under way before the hub says so.
         checked = {state.checking.source} if state.checking is not None else set()
         busy = self._hub.repos | checked
+        specs = [spec for spec in self._specs() if spec.is_repo]
+        engine = self._supervisor.settings.engine
+        caches = Path(engine_cache(str(self._cache_dir), engine.version))
 
         def work() -> list[Waste]:
-            found = model_store.find_waste(self._cache_dir, kept, busy)
+            # No name of the hub's may point at a commit that a profile asks for.
+            pinned = (
+                snapshots.find_snapshot(self._cache_dir, spec.source, spec.revision)
+                for spec in specs
+            )
+            needed = kept | {path for path in pinned if path is not None}
+            found = model_store.find_waste(self._cache_dir, needed, busy)
+            found += find_unused(caches)
             for waste in found if not is_dry_run else ():
                 model_store.discard(waste)
             if not is_dry_run:
                 model_store.tidy(self._cache_dir, busy)
             return found
 
-        found = await run_blocking(work, deadline_s=_DISK_DEADLINE_S)
+        async with self._turn:
+            found = await _on_disk("prune", work)
         return [Pruned(waste.what, waste.repo, waste.size_bytes) for waste in found]
 
     def _directories(self) -> dict[str, Path]:
         """Return the models that are not the hub's, by name: wanted, served, or a profile's."""
+        return {s.model: Path(s.source) for s in self._specs() if s.source.startswith("/")}
+
+    def _specs(self) -> list[LaunchSpec]:
         settings, state = self._supervisor.settings, self._supervisor.state
         names = (settings.wanted_model, *(profile.name for profile in settings.profiles))
         specs = [make_launch_spec(settings, name) for name in names]
         if state.live is not None:
             specs.append(state.live.plan.goal)
-        return {s.model: Path(s.source) for s in specs if s.source.startswith("/")}
+        return specs
 
     def _serving(self) -> Path | None:
         live = self._supervisor.state.live
@@ -150,6 +187,20 @@ class Models:
             )
 
 
+async def _on_disk(what: str, call: Callable[[], _T]) -> _T:
+    """Do something slow. Raises CahootsError (INTERNAL) where the disk does not do it."""
+    try:
+        return await run_blocking(call, deadline_s=_DISK_DEADLINE_S)
+    except TimeoutError as error:
+        said = f"cannot {what}: no answer in {_DISK_DEADLINE_S:.0f} s, it goes on"
+        raise CahootsError(Kind.INTERNAL, said, "look at the disk of the cache") from error
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        said = f"cannot {what}: {error.strerror or error}{where}"
+        remedy = "let the daemon's user read and write there, on a disk that can be written"
+        raise CahootsError(Kind.INTERNAL, said, remedy) from error
+
+
 def _read(
     cache_dir: Path, serving: Path | None, busy: frozenset[str], own: Mapping[str, Path]
 ) -> list[ModelOnDisk]:
@@ -176,7 +227,7 @@ def _whole(cached: Cached, serving: Path | None) -> ModelOnDisk:
         total_bytes=None,
         quantization=card.quantization,
         context_length=card.context_length,
-        last_used=_iso(cached.used_at),
+        last_used=_iso(cached.came_at),
         is_whole=snapshots.find_missing(cached.path) is None,
         is_serving=cached.path == serving,
         is_downloading=False,
@@ -218,8 +269,19 @@ def _own(name: str, path: Path, serving: Path | None) -> ModelOnDisk:
     )
 
 
-def _is_named(cached: Cached, revision: str | None) -> bool:
-    return revision is None or revision in cached.refs or cached.revision.startswith(revision)
+def _named(found: list[Cached], revision: str | None) -> list[Cached]:
+    """Return all, or the one that is meant. Raises CahootsError (CONFLICT): several may be."""
+    if revision is None:
+        return found
+    named = [c for c in found if revision in (*c.refs, c.revision)]
+    named = named or [c for c in found if revision and c.revision.startswith(revision)]
+    if len(named) > 1:
+        raise CahootsError(
+            Kind.CONFLICT,
+            f"{revision} may be any of {', '.join(c.revision[:12] for c in named)}",
+            "give more of the commit that is meant: cahootsctl models",
+        )
+    return named
 
 
 def _not_on_disk(repo: str, revision: str | None, others: list[str]) -> CahootsError:

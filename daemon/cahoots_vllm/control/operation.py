@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from cahoots_vllm.core.errors import Kind, problem_view
+from cahoots_vllm.core.fit.checks import Check
 from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.wire import OperationState
 
@@ -72,6 +73,8 @@ class Operation:
     progress: Progress | None = None
     result: Mapping[str, str] | None = None
     problem: Problem | None = None
+    # What the look before the start has said of the model: warnings, and whether it fits.
+    looked: tuple[Check, ...] = ()
     # What is left to do once the target is reached: a line of `.env`, written by `Reloader`.
     is_to_be_saved: bool = field(default=False, repr=False)
     target: Target = field(default_factory=lambda: Target(None), repr=False)
@@ -91,6 +94,7 @@ def operation_view(operation: Operation) -> dict[str, object]:
         "progress": asdict(operation.progress) if operation.progress else None,
         "result": dict(operation.result) if operation.result is not None else None,
         "problem": None,
+        "looked": [asdict(check) for check in operation.looked],
     }
     problem = operation.problem
     if problem is not None:

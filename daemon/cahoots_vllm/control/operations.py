@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from cahoots_vllm.control.operation import Before, Caller, Operation, Problem, Progress, Target
 from cahoots_vllm.core.diagnosis import Cause
 from cahoots_vllm.core.errors import CahootsError, Kind
+from cahoots_vllm.core.fit.checks import Check
 from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.state import Stage, State
 from cahoots_vllm.core.wire import OperationState, Phase
@@ -122,6 +123,13 @@ class Operations:
             return None
         return self._put(replace(pull, progress=progress))
 
+    def looked(self, model: str, checks: tuple[Check, ...]) -> None:
+        """Note what the look before a start has said; it is published with the next progress."""
+        running = self.running
+        goal = running.target.goal if running is not None else None
+        if running is not None and goal is not None and goal.model == model:
+            self._put(replace(running, looked=checks))
+
     def settle(self, state: State, result: Mapping[str, str]) -> Operation | None:
         """End the running operation if the state says that it is over; return it then."""
         running = self.running
@@ -206,7 +214,8 @@ def _verdict(target: Target, state: State) -> tuple[OperationState, Problem | No
     if goal is None:
         if state.goal is not None:
             return _superseded()
-        return (OperationState.DONE if live is None else OperationState.RUNNING), None
+        is_there = live is not None or state.beside is not None
+        return (OperationState.RUNNING if is_there else OperationState.DONE), None
     if (problem := _problem(goal, target, state)) is not None:
         return OperationState.FAILED, problem
     if state.goal != goal:

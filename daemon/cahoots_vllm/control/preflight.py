@@ -44,7 +44,7 @@ class Preflight:
             found: Path | Diagnosis = await self._local(goal, known_names)
             if repairs and isinstance(found, Path):
                 found = await self._find_damage(found)
-        elif goal.source.count("/") == 1 and not goal.source.startswith((".", "~")):
+        elif goal.is_repo:
             if repairs:
                 progress("looking for the damaged file", None)
                 whole = await self._take_damage_away(goal)
@@ -68,7 +68,8 @@ class Preflight:
             lambda: snapshots.find_missing(directory), deadline_s=_DISK_DEADLINE_S
         )
         if missing is None:
-            return directory
+            cut = await self._find_cut(directory)
+            return _damaged(directory, cut) if cut else directory
         evidence = f"{directory} is no complete model: it has no {missing}"
         return Diagnosis(
             Cause.HUB_NOT_FOUND, evidence, _name_remedy(goal, known), is_retryable=False
@@ -81,16 +82,32 @@ class Preflight:
         )
         if not damaged:
             return _no_damage(directory)
-        named = ", ".join(f"{path.name}: {why}" for path, why in damaged.items())
-        remedy = f"get the file again and put it into {directory}"
-        return Diagnosis(Cause.CORRUPT_WEIGHTS, named, remedy, is_retryable=False)
+        return _damaged(directory, damaged)
 
-    async def _take_damage_away(self, goal: LaunchSpec) -> Diagnosis | None:
-        """Delete the damaged files of a snapshot; return the diagnosis if there is none."""
-        snapshot = await run_blocking(
+    async def _find_snapshot(self, goal: LaunchSpec) -> Path | None:
+        return await run_blocking(
             lambda: snapshots.find_snapshot(self._cache_dir, goal.source, goal.revision),
             deadline_s=_DISK_DEADLINE_S,
         )
+
+    async def _find_cut(self, directory: Path) -> dict[Path, str]:
+        return await run_blocking(
+            lambda: snapshots.find_cut(directory), deadline_s=_DISK_DEADLINE_S
+        )
+
+    async def _find_whole(self, goal: LaunchSpec, progress: ProgressSink) -> Path | None:
+        """Return the snapshot; None: it is not there, or its files that were cut short are gone."""
+        snapshot = await self._find_snapshot(goal)
+        cut = await self._find_cut(snapshot) if snapshot is not None else {}
+        if not cut:
+            return snapshot
+        progress(f"fetching damaged files again: {_named(cut)}", None)
+        await run_blocking(lambda: snapshots.discard(cut), deadline_s=_DISK_DEADLINE_S)
+        return None
+
+    async def _take_damage_away(self, goal: LaunchSpec) -> Diagnosis | None:
+        """Delete the damaged files of a snapshot; return the diagnosis if there is none."""
+        snapshot = await self._find_snapshot(goal)
         if snapshot is None:
             return None  # not whole: the download completes it
         damaged = await run_blocking(
@@ -110,27 +127,36 @@ class Preflight:
         *,
         repairs: bool,
     ) -> Path | Diagnosis:
-        snapshot = (
-            None
-            if repairs
-            else await run_blocking(
-                lambda: snapshots.find_snapshot(self._cache_dir, goal.source, goal.revision),
-                deadline_s=_DISK_DEADLINE_S,
-            )
-        )
+        snapshot = None if repairs else await self._find_whole(goal, progress)
         if snapshot is not None:
             return snapshot
         progress(f"asking the hub for {goal.source}", None)
         async for report in self._hub.fetch(goal.source, goal.revision, env):
             match report:
                 case Fetched(path):
-                    return Path(path)
+                    cut = await self._find_cut(Path(path))
+                    return _damaged_there(goal.source, cut) if cut else Path(path)
                 case FetchProgress(done, total):
                     share = done / total if total else None
                     progress(f"downloading {goal.source}", share)
                 case Diagnosis():
                     return await with_near_names(report, goal.model, known, self._cache_dir)
         return _unknown(goal, known)
+
+
+def _named(damaged: Mapping[Path, str]) -> str:
+    return ", ".join(f"{path.name}: {why}" for path, why in damaged.items())
+
+
+def _damaged(directory: Path, damaged: Mapping[Path, str]) -> Diagnosis:
+    remedy = f"get the file again and put it into {directory}"
+    return Diagnosis(Cause.CORRUPT_WEIGHTS, _named(damaged), remedy, is_retryable=False)
+
+
+def _damaged_there(repo: str, damaged: Mapping[Path, str]) -> Diagnosis:
+    evidence = f"the hub's own files of {repo} are damaged: {_named(damaged)}"
+    remedy = "take another revision or another repo of the model"
+    return Diagnosis(Cause.CORRUPT_WEIGHTS, evidence, remedy, is_retryable=False)
 
 
 def _no_damage(where: Path | str) -> Diagnosis:

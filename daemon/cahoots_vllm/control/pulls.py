@@ -8,7 +8,7 @@ from cahoots_vllm.control.examine import child_environment
 from cahoots_vllm.control.near_names import with_near_names
 from cahoots_vllm.control.operation import Before, Caller, Operation, Problem, Progress, Target
 from cahoots_vllm.control.operations import PULL
-from cahoots_vllm.control.refusal import check_name
+from cahoots_vllm.control.refusal import check_name, check_revision
 from cahoots_vllm.control.supervisor import Supervisor
 from cahoots_vllm.core.diagnosis import Diagnosis
 from cahoots_vllm.core.errors import CahootsError, Kind
@@ -34,14 +34,16 @@ class Pulls:
     def ask(self, model: str, revision: str | None, by: Caller) -> Operation:
         """Begin a pull. Raises CahootsError (BAD_REQUEST, CONFLICT, BUSY)."""
         check_name(model)
+        if revision is not None:
+            check_revision(revision)
         spec = make_launch_spec(self._supervisor.settings, model)
-        if spec.source.count("/") != 1 or spec.source.startswith(("/", ".", "~")):
-            raise CahootsError(
-                Kind.BAD_REQUEST,
-                f"cannot pull {model}: it is served from {spec.source}, which is no repo",
-                "give a repo of the hub: ORG/NAME",
-            )
-        self._supervisor.refuse_while_stopping()
+        if not spec.is_repo:
+            is_here = spec.source.startswith("/")
+            why = f"it is served from the directory {spec.source}" if is_here else "it is no repo"
+            remedy = "give a repo of the hub: ORG/NAME"
+            remedy = f"nothing has to be downloaded for it; else {remedy}" if is_here else remedy
+            raise CahootsError(Kind.BAD_REQUEST, f"cannot pull {model}: {why}", remedy)
+        self._supervisor.asks.refuse_while_stopping()
         operations = self._supervisor.operations
         operations.refuse_if_pulling()
         params = {"model": f"{model}@{revision}" if revision else model}

@@ -6,8 +6,11 @@ from cahoots_vllm.control.terms import Refusal, Terms
 from cahoots_vllm.core.demand import Setback
 from cahoots_vllm.core.env_values import is_model_name
 from cahoots_vllm.core.errors import CahootsError, Kind
+from cahoots_vllm.core.launch import can_sleep
 from cahoots_vllm.core.settings import LOCAL_PROVIDER, Settings
+from cahoots_vllm.core.sleep import NOT_ON_CPU
 from cahoots_vllm.core.state import State
+from cahoots_vllm.core.wire import SwapStrategy
 
 
 def refusal(state: State, settings: Settings) -> Refusal | None:
@@ -61,6 +64,23 @@ def check_may_start(settings: Settings) -> None:
         )
 
 
+def check_strategy(strategy: SwapStrategy | None, settings: Settings, state: State) -> None:
+    """Raise CahootsError (CONFLICT) where a person asks for a sleep that cannot be."""
+    if strategy is not SwapStrategy.SLEEP:
+        return
+    if settings.engine.is_cpu:
+        remedy = "leave the strategy out, or swap with strategy sequential"
+        raise CahootsError(Kind.CONFLICT, NOT_ON_CPU, remedy)
+    live = state.live
+    if live is None or can_sleep(live.plan.launch):
+        return
+    raise CahootsError(
+        Kind.CONFLICT,
+        f"{live.plan.goal.model} was not started so that it can sleep",
+        'set strategy = "sleep" under [swap] in cahoots-vllm.toml: workers started after that can',
+    )
+
+
 def check_name(model: str) -> None:
     """Raise CahootsError (BAD_REQUEST) for a name that cannot be a model's."""
     if not is_model_name(model):
@@ -68,4 +88,15 @@ def check_name(model: str) -> None:
             Kind.BAD_REQUEST,
             "the model's name is empty, too long, or has odd characters",
             "give ORG/NAME, a profile's name or the absolute path of a model directory",
+        )
+
+
+def check_revision(revision: str) -> None:
+    """Raise CahootsError (BAD_REQUEST) for what cannot be a branch, tag or commit."""
+    # It becomes a file below `refs/` (git-check-ref-format(1) allows no such parts).
+    if not is_model_name(revision) or {"", ".", ".."} & set(revision.split("/")):
+        raise CahootsError(
+            Kind.BAD_REQUEST,
+            "the revision is empty, too long, or has odd characters",
+            "give a branch, a tag or a commit of the repo, or none for its main branch",
         )

@@ -16,6 +16,7 @@ from cahoots_vllm.control.supervisor import Supervisor
 from cahoots_vllm.core.config_view import KeyChange, config_changes, refuse_lost_provider
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.settings import GatewaySettings
+from cahoots_vllm.core.wire import SwapStrategy
 from cahoots_vllm.host.blocking import run_blocking
 from cahoots_vllm.host.env_edit import set_value
 from cahoots_vllm.host.watch import FileWatch
@@ -63,22 +64,24 @@ class Reloader:
         operations = self._supervisor.operations
         if operations.running is None or operations.running.kind != "reload":
             operations.refuse_if_busy()
-        self._supervisor.refuse_while_stopping()
+        self._supervisor.asks.refuse_while_stopping()
         operation = await self._take(by) or operations.running
         if operation is None:  # it has begun to stop meanwhile
-            self._supervisor.refuse_while_stopping()
+            self._supervisor.asks.refuse_while_stopping()
             raise CahootsError(Kind.CONFLICT, "the reload was superseded", "see cahootsctl status")
         return operation
 
-    async def save_model(self, model: str, by: Caller) -> Operation:
+    async def save_model(
+        self, model: str, by: Caller, strategy: SwapStrategy | None = None
+    ) -> Operation:
         """Serve a model, and write it into `.env` once it is served.
 
         Raises CahootsError, and nothing is changed: also where it could not be written.
         """
-        self._supervisor.refuse_swap(model)
+        self._supervisor.asks.refuse_swap(model)
         await self._write(model, is_rehearsal=True)
         await self._source.peek()  # a mistake that is in there is said now, not after the swap
-        return self._supervisor.swap_model(model, by, saves=True)
+        return self._supervisor.asks.swap_model(model, by, saves=True, strategy=strategy)
 
     async def save_served(self) -> None:
         """Write what swaps with `--save` have brought, until cancelled."""
@@ -177,7 +180,7 @@ class Reloader:
         changes = config_changes(self._supervisor.settings, settings)
         self._tell(changes)
         keys = ", ".join(change.key for change in changes)
-        return self._supervisor.adopt(settings, by, keys or ("nothing" if is_asked else None))
+        return self._supervisor.asks.adopt(settings, by, keys or ("nothing" if is_asked else None))
 
     def _tell(self, changes: tuple[KeyChange, ...]) -> None:
         views = [

@@ -89,6 +89,8 @@ class Rotation:
         self, generation: int, uds: Path, model: str = "", served: tuple[str, ...] = ()
     ) -> None:
         """Send requests to this worker, those that waited first; not those for other models."""
+        if self._open is not None and self._open.generation != generation:
+            self._open.closed.set()
         backend = self._backends.get(generation) or Backend(generation, uds, model, served)
         self._backends[generation] = self._open = backend
         backend.closed.clear()

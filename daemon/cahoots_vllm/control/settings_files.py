@@ -22,6 +22,8 @@ from cahoots_vllm.core.settings import (
     Settings,
     WorkerSettings,
 )
+from cahoots_vllm.core.sleep import NOT_ON_CPU
+from cahoots_vllm.core.wire import SwapStrategy
 from cahoots_vllm.host.engine import find_engine
 from cahoots_vllm.host.paths import Paths
 
@@ -54,15 +56,21 @@ def load_settings(paths: Paths, line: CommandLine) -> Settings:
     if env.provider is None:
         warnings += (f"LLM_PROVIDER is not set in {env_path}: set it to local to serve a model",)
     gateway = _gateway(config, paths.config, env, line.port)
+    engine = find_engine(line.engine or config.engine.path)
+    if config.swap.strategy is SwapStrategy.SLEEP and engine.is_cpu:
+        warnings += (NOT_ON_CPU,)
     return Settings(
         provider=env.provider,
         configured_model=line.model or env.model,
-        engine=find_engine(line.engine or config.engine.path),
+        engine=engine,
         cache_dir=str(paths.cache_dir),
         env_file=str(env_path),
         url=env.url,
         gateway=gateway,
         worker=WorkerSettings(**config.worker.model_dump()),
+        standby=config.standby,
+        swap=config.swap.strategy,
+        sleep=config.swap.sleep(),
         memory=config.memory.limits(),
         profiles=profiles,
         options=read_options(config.options, paths.config),

@@ -8,16 +8,18 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cahoots_vllm.core.addresses import read_addresses
+from cahoots_vllm.core.amounts import GIB
 from cahoots_vllm.core.api_keys import read_hash
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.launch import RESERVED_OPTIONS, Options, OptionValue
 from cahoots_vllm.core.memory import MemoryLimits
-from cahoots_vllm.core.settings import OnDemand
+from cahoots_vllm.core.settings import OnDemand, SleepSettings, StandbyMode
+from cahoots_vllm.core.wire import SwapStrategy
 from cahoots_vllm.host.files import read_text
 
 _SHARE_UNIT = 1000  # the core counts shares in thousandths
@@ -103,6 +105,17 @@ class _Engine(_Strict):
     path: Path | None = None
 
 
+class _Swap(_Strict):
+    strategy: SwapStrategy = SwapStrategy.AUTO
+    sleep_memory_gib: Literal["auto"] | Annotated[float, Field(ge=0, le=65536)] = "auto"
+    sleep_timeout_s: float = Field(60.0, ge=1, le=3600)
+
+    def sleep(self) -> SleepSettings:
+        size = self.sleep_memory_gib
+        memory_bytes = None if isinstance(size, str) else round(size * GIB)
+        return SleepSettings(memory_bytes, self.sleep_timeout_s)
+
+
 class ConfigFile(_Strict):
     """`cahoots-vllm.toml`."""
 
@@ -110,6 +123,8 @@ class ConfigFile(_Strict):
     engine: _Engine = _Engine()
     gateway: _Gateway = _Gateway()
     worker: _Worker = _Worker()
+    standby: StandbyMode = StandbyMode.AUTO
+    swap: _Swap = _Swap()
     memory: _Memory = _Memory()
     options: dict[str, bool | int | float | str | tuple[str, ...]] = {}
 

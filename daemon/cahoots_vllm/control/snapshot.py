@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from cahoots_vllm.control.findings import SlowFindings
 from cahoots_vllm.control.rotation import Rotation
 from cahoots_vllm.control.settings_source import SettingsSource
+from cahoots_vllm.control.sleepers import Sleepers
+from cahoots_vllm.control.standby import StandbyKeeper
 from cahoots_vllm.control.state_file import StateFile
 from cahoots_vllm.control.status import DaemonStatus, RequestStatus, Status
 from cahoots_vllm.control.status_view import Facts, Wall, build_status
@@ -31,10 +33,12 @@ class StatusReader:
     # What people should know for as long as this daemon lives.
     warnings: tuple[str, ...]
     slow: SlowFindings
+    standby: StandbyKeeper
+    sleepers: Sleepers
 
     async def read(self) -> Status:
         """Return the snapshot now; a GPU that does not answer delays it by 2 s at most."""
-        worker = self.supervisor.worker
+        worker, beside = self.supervisor.worker, self.supervisor.beside
         settings = self.supervisor.settings
         warnings = (*settings.warnings, *self.state_file.warnings, *self.warnings)
         if self.watch.reason:
@@ -50,6 +54,8 @@ class StatusReader:
         facts = Facts(
             pid=worker.pid if worker is not None else None,
             progress=worker.progress if worker is not None else None,
+            beside_pid=beside.pid if beside is not None else None,
+            beside_progress=beside.progress if beside is not None else None,
             requests=requests,
             gpus=gpus,
             loaded_at=self.source.loaded_at,
@@ -58,6 +64,8 @@ class StatusReader:
             warnings=warnings,
             daemon=self.daemon,
             findings=findings,
+            standby=self.standby.status,
+            asleep=self.sleepers.status,
         )
         wall = Wall.read(asyncio.get_running_loop().time())
         return build_status(settings, self.supervisor.state, facts, wall)

@@ -3,13 +3,16 @@
 import json
 from contextlib import suppress
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from cahoots_vllm.control.fit_records import FitRecord
 from cahoots_vllm.control.learned import MemoryRecord
 from cahoots_vllm.host.files import write_atomically
 from cahoots_vllm.worker.leftovers import WorkerMark
+
+_LATEST = 253_402_300_799  # the last second that datetime knows
 
 
 class StateRecord(BaseModel):
@@ -29,6 +32,8 @@ class StateRecord(BaseModel):
     load_times: dict[str, tuple[float, ...]] = {}
     # What starts have shown of a model's memory, the oldest first.
     fits: tuple[FitRecord, ...] = ()
+    # When a worker last served each model, seconds since 1970, the one of longest ago first.
+    last_used: dict[str, float] = {}
 
 
 def _whole_lessons(found: object) -> tuple[MemoryRecord, ...]:
@@ -47,6 +52,17 @@ def _whole_times(found: object) -> dict[str, tuple[float, ...]]:
     """Return load times, none where they are damaged: the next starts teach them anew."""
     try:
         return _TIMES.validate_python(found)
+    except ValidationError:
+        return {}
+
+
+_USED = TypeAdapter(dict[str, Annotated[float, Field(ge=0, le=_LATEST)]])
+
+
+def _whole_used(found: object) -> dict[str, float]:
+    """Return when models were used, nothing where it is damaged: the files' own times are left."""
+    try:
+        return _USED.validate_python(found)
     except ValidationError:
         return {}
 
@@ -89,6 +105,7 @@ class StateFile:
             memory = document.pop("memory", ()) if is_record else ()
             times = document.pop("load_times", {}) if is_record else {}
             fits = document.pop("fits", ()) if is_record else ()
+            used = document.pop("last_used", {}) if is_record else {}
             self.record = StateRecord.model_validate(document)
         except FileNotFoundError:
             return self.record
@@ -100,7 +117,7 @@ class StateFile:
             return self.record
         lessons = _whole_lessons(memory)
         kept: dict[str, object] = {"memory": lessons, "load_times": _whole_times(times)}
-        kept["fits"] = _whole_fits(fits)
+        kept |= {"fits": _whole_fits(fits), "last_used": _whole_used(used)}
         self.record = self.record.model_copy(update=kept)
         if (count := _length(memory) - len(lessons)) > 0:
             self._damage = f"{count} lessons about memory in {self._path} were damaged: forgotten"

@@ -12,6 +12,7 @@ class ModelStatus:
     """Names: what `.env` says, what answers now, the live override, the profile in use.
 
     `demanded`: what requests have asked for in place of `configured`, or of the override.
+    `goal`: what is served or to be next; after a failure it may be another than is asked for.
     """
 
     configured: str
@@ -19,6 +20,7 @@ class ModelStatus:
     override: str | None
     profile: str | None
     demanded: str | None = None
+    goal: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,10 @@ class WaitStatus:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """The one worker; `progress` is 0..1 within the sub-phase, `since` of the phase."""
+    """The one worker; `progress` is 0..1 within the sub-phase, `since` of the phase.
+
+    `model` is its own in every phase, whatever is asked for by now.
+    """
 
     generation: int
     pid: int | None
@@ -86,6 +91,20 @@ class WorkerStatus:
     max_model_len: int | None
     engine_version: str
     adapted: tuple[AdaptedStatus, ...] = ()
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BesideStatus:
+    """A second worker during an overlap: one that starts, or one whose place was taken."""
+
+    model: str
+    generation: int
+    pid: int | None
+    phase: str
+    sub_phase: str | None
+    progress: float | None
+    since: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +118,10 @@ class RequestStatus:
 
 @dataclass(frozen=True, slots=True)
 class FailureStatus:
-    """The last failure and what was done about it."""
+    """The last failure and what was done about it.
+
+    `is_over`: the model that failed is served again, or nobody waits for it any more.
+    """
 
     at: str
     model: str
@@ -109,6 +131,7 @@ class FailureStatus:
     action: str
     line: int | None = None
     changed: tuple[ChangeStatus, ...] = ()
+    is_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +166,34 @@ class DaemonStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class StandbyStatus:
+    """`state` is off, none, warming or warm; `why` there is none; memory in bytes.
+
+    `forks`: EngineCore and its workers are forked from it, None where it is not warm.
+    """
+
+    state: str
+    why: str | None = None
+    pid: int | None = None
+    private_memory: int | None = None
+    forks: bool | None = None
+    why_not_fork: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SleeperStatus:
+    """A worker that sleeps until its model is wanted again; what it holds of host memory, in bytes.
+
+    `pid` is its API server's.
+    """
+
+    model: str
+    pid: int
+    since: str
+    host_memory: int
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """One snapshot. Times are ISO 8601 in UTC, memory in bytes."""
 
@@ -167,3 +218,7 @@ class Status:
     idle: IdleStatus | None = None
     # Why inference is slow, where something was found.
     findings: Findings = ()
+    standby: StandbyStatus | None = None
+    # The one that served longest ago first.
+    asleep: tuple[SleeperStatus, ...] = ()
+    beside: BesideStatus | None = None

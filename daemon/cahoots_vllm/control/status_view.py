@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from cahoots_vllm.control.status import (
     AdaptedStatus,
+    BesideStatus,
     ChangeStatus,
     ConfigStatus,
     DaemonStatus,
@@ -14,6 +15,8 @@ from cahoots_vllm.control.status import (
     IdleStatus,
     ModelStatus,
     RequestStatus,
+    SleeperStatus,
+    StandbyStatus,
     Status,
     WaitStatus,
     WorkerStatus,
@@ -24,7 +27,7 @@ from cahoots_vllm.core.memory import Memory, Shortage
 from cahoots_vllm.core.memory.sizes import changes_between
 from cahoots_vllm.core.phases import StartProgress
 from cahoots_vllm.core.settings import Settings
-from cahoots_vllm.core.state import Failure, Stage, State
+from cahoots_vllm.core.state import Failure, Live, Stage, State
 from cahoots_vllm.core.wire import Phase
 from cahoots_vllm.host.gpu import Gpu
 
@@ -59,7 +62,11 @@ class Facts:
     endpoints: tuple[str, ...]
     warnings: tuple[str, ...]
     daemon: DaemonStatus
+    standby: StandbyStatus
     findings: Findings = ()
+    asleep: tuple[SleeperStatus, ...] = ()
+    beside_pid: int | None = None
+    beside_progress: StartProgress | None = None
 
 
 def build_status(settings: Settings, state: State, facts: Facts, wall: Wall) -> Status:
@@ -76,11 +83,12 @@ def build_status(settings: Settings, state: State, facts: Facts, wall: Wall) -> 
             override=settings.override,
             profile=spec.profile if spec is not None else None,
             demanded=settings.demanded,
+            goal=state.goal.model if state.goal is not None else None,
         ),
         worker=_worker(settings, state, spec, facts, wall),
         endpoint=facts.endpoints,
         requests=facts.requests,
-        last_failure=_failure(state.last_failure, wall),
+        last_failure=_failure(state.last_failure, wall, is_over=_is_over(state)),
         wanted=_failure(state.rejected, wall),
         retry_at=wall.iso(state.retry_at) if state.retry_at is not None else None,
         config=ConfigStatus(settings.env_file, facts.loaded_at, facts.config_error),
@@ -93,6 +101,9 @@ def build_status(settings: Settings, state: State, facts: Facts, wall: Wall) -> 
         adapted=_adapted(plan.memory, wall) if plan is not None else (),
         idle=IdleStatus(wall.iso(state.idle.since), state.idle.after_s) if state.idle else None,
         findings=facts.findings,
+        standby=facts.standby,
+        asleep=facts.asleep,
+        beside=_beside(state.beside, facts, wall),
     )
 
 
@@ -117,6 +128,22 @@ def _worker(
         max_model_len=reported or (length if isinstance(length, int) else None),
         engine_version=settings.engine.version,
         adapted=_adapted(state.live.plan.memory, wall),
+        model=spec.model,
+    )
+
+
+def _beside(beside: Live | None, facts: Facts, wall: Wall) -> BesideStatus | None:
+    if beside is None:
+        return None
+    progress = facts.beside_progress if beside.stage is Stage.STARTING else None
+    return BesideStatus(
+        model=beside.plan.launch.model,
+        generation=beside.generation,
+        pid=facts.beside_pid,
+        phase=beside.stage.value,
+        sub_phase=progress.sub_phase if progress else None,
+        progress=progress.fraction if progress else None,
+        since=wall.iso(beside.since),
     )
 
 
@@ -155,7 +182,16 @@ def _waiting(shortage: Shortage | None) -> WaitStatus | None:
     )
 
 
-def _failure(failure: Failure | None, wall: Wall) -> FailureStatus | None:
+def _is_over(state: State) -> bool:
+    """Whether nothing is left to wait for after the last failure."""
+    live, failure = state.live, state.last_failure
+    if live is None or live.stage is not Stage.READY or failure is None:
+        return False
+    is_back = failure.goal == live.plan.goal and failure.at <= live.since
+    return state.is_served or is_back or failure.goal != state.goal
+
+
+def _failure(failure: Failure | None, wall: Wall, *, is_over: bool = False) -> FailureStatus | None:
     if failure is None:
         return None
     diagnosis = failure.diagnosis
@@ -168,4 +204,5 @@ def _failure(failure: Failure | None, wall: Wall) -> FailureStatus | None:
         action=failure.action,
         line=diagnosis.line,
         changed=tuple(ChangeStatus(c.option, c.before, c.after) for c in failure.changes),
+        is_over=is_over,
     )

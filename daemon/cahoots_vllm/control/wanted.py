@@ -102,3 +102,15 @@ def goal_of(settings: Settings) -> LaunchSpec:
 def configured_goal(settings: Settings) -> LaunchSpec:
     """Return what the files ask for, whatever `swap-model` or a fallback put in its place."""
     return make_launch_spec(settings, settings.configured_model)
+
+
+def must_want(
+    goal: LaunchSpec | None, old: Settings, settings: Settings, state: State, *, is_asked: bool
+) -> bool:
+    """Whether other settings (`is_asked`: a person had them read) are a wish for this goal."""
+    has_changed = settings != old
+    # What was refused is tried again when anything changed; what was aborted, when asked again.
+    is_other = goal != state.goal and (has_changed or (is_asked and state.rejected is None))
+    # A typo that was taken back is nothing to be reminded of.
+    is_mended = state.rejected is not None and configured_goal(old) != configured_goal(settings)
+    return is_other or is_mended or (has_changed and state.is_failed)

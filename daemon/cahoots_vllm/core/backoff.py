@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from cahoots_vllm.core.memory import DEFAULT_MEMORY_LIMITS, MemoryLimits
+from cahoots_vllm.core.wire import SwapStrategy
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class Limits:
     # How often to look whether a holder has given memory back.
     shortage_poll_s: float = 5.0
     memory: MemoryLimits = DEFAULT_MEMORY_LIMITS
+    # Where a swap does not say it itself.
+    swap: SwapStrategy = SwapStrategy.SEQUENTIAL
 
 
 DEFAULT_LIMITS = Limits()

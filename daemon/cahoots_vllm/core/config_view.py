@@ -5,13 +5,15 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from cahoots_vllm.core.amounts import GIB
 from cahoots_vllm.core.errors import CahootsError, Kind
-from cahoots_vllm.core.launch import CPU_DEFAULT_UTILIZATION, OptionValue
+from cahoots_vllm.core.launch import CPU_DEFAULT_UTILIZATION, SLEEP_OPTION, OptionValue
 from cahoots_vllm.core.settings import Settings, find_profile, make_launch_spec
 
 _DEFAULT: Final = "default"
 _MASK: Final = "***"
 _SHARE_UNIT = 1000
+_LIVE_TABLES: Final = ("gateway.", "worker.", "swap.", "memory.")
 _TOKEN_KEY, _TOKEN_ENV = "HUGGINGFACE_API_KEY", "HF_TOKEN"
 
 # Up to the last @ before the path: a password may hold one, unquoted.
@@ -96,7 +98,7 @@ def _api_keys(settings: Settings, origins: dict[str, str]) -> ConfigEntry:
 
 
 def _of_the_daemon(settings: Settings) -> list[tuple[str, Value]]:
-    memory = settings.memory
+    memory, sleep = settings.memory, settings.sleep.memory_bytes
     gateway = asdict(settings.gateway)
     for derived in ("port", "base_path", "host", "api_keys"):  # of LOCAL_LLM_URL; a secret
         gateway.pop(derived)
@@ -105,6 +107,10 @@ def _of_the_daemon(settings: Settings) -> list[tuple[str, Value]]:
         ("engine.path", settings.engine.path),
         *((f"gateway.{name}", value) for name, value in gateway.items()),
         *((f"worker.{name}", value) for name, value in asdict(settings.worker).items()),
+        ("standby", str(settings.standby)),
+        ("swap.strategy", str(settings.swap)),
+        ("swap.sleep_memory_gib", "auto" if sleep is None else sleep / GIB),
+        ("swap.sleep_timeout_s", settings.sleep.timeout_s),
         ("memory.adapt", memory.adapt),
         ("memory.floor", memory.floor / _SHARE_UNIT),
         ("memory.step", memory.step / _SHARE_UNIT),
@@ -124,6 +130,8 @@ def _options(settings: Settings, origins: dict[str, str]) -> list[ConfigEntry]:
             origin = f"profile {profile.file}"
         elif name == "gpu-memory-utilization" and key not in origins and settings.engine.is_cpu:
             origin = f"{_DEFAULT} on CPU" if value == CPU_DEFAULT_UTILIZATION else _DEFAULT
+        elif name == SLEEP_OPTION and key not in origins:
+            origin = "swap.strategy = sleep"
         else:
             origin = origins.get(key, _DEFAULT)
         found.append(ConfigEntry(key, value, origin))
@@ -185,7 +193,9 @@ def _effect(key: str, old: Settings, new: Settings, worker: Effect) -> Effect:
         return Effect.REBIND if is_bound_anew else Effect.LIVE
     if key in {_TOKEN_KEY, _TOKEN_ENV, *dict(new.secret_env), *dict(old.secret_env)}:
         return Effect.NEXT_START
-    if key.startswith(("gateway.", "worker.", "memory.")) or key in {"env_file", "override"}:
+    if key == "swap.strategy" and old.sleeps != new.sleeps:
+        return worker
+    if key.startswith(_LIVE_TABLES) or key in {"env_file", "override", "standby"}:
         return Effect.LIVE
     # What is left goes into the launch spec, or chooses it.
     return worker

@@ -56,6 +56,8 @@ def read_env(
     secrets = {k: Secret(v) for k, v in passed.items() if is_secret_name(k)}
     secrets |= _read_token(values, places)
     known = [secret.reveal() for secret in secrets.values()]
+    # A name with a token in it is a line that lacks its "=": told nowhere, and of no use to vLLM.
+    passed = {k: v for k, v in passed.items() if not any(text in k for text in known)}
     # A token that was pasted into a line too many is one there too.
     secrets |= {k: Secret(v) for k, v in passed.items() if any(text in v for text in known)}
     provider = _read_provider(values, places)

@@ -9,13 +9,18 @@ from cahoots_vllm.core.diagnosis import Diagnosis
 from cahoots_vllm.core.evidence import Device
 from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.memory import Memory
+from cahoots_vllm.core.wire import SwapStrategy
 
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """Somebody wants this goal, None for no worker: a person, `.env`, the provider."""
+    """Somebody wants this goal, None for no worker: a person, `.env`, the provider.
+
+    `strategy`: how to get there, None as the settings say.
+    """
 
     goal: LaunchSpec | None
+    strategy: SwapStrategy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +51,15 @@ class CheckFailed:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The devices that this launch spec will use, once their memory was still."""
+    """The devices that this launch spec will use: once their memory was still, or beside another.
+
+    `host_available_bytes`: host memory that was left, None where that is not known.
+    """
 
     launch: LaunchSpec
     devices: tuple[Device, ...]
+    is_beside: bool = False
+    host_available_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +135,12 @@ class Check:
     """Run preflight for this goal; answer Checked or CheckFailed.
 
     `repairs`: take damaged files of the snapshot away first, so that they are fetched again.
+    `moves_caches`: move what the engine has compiled aside first, so that it is compiled again.
     """
 
     goal: LaunchSpec
     repairs: bool = False
+    moves_caches: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +150,13 @@ class CancelCheck:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """Wait until memory is still, ending orphans of ours that hold some; answer Measured."""
+    """Wait until memory is still, ending orphans of ours that hold some; answer Measured.
+
+    `is_beside`: a worker serves, so look only.
+    """
 
     launch: LaunchSpec
+    is_beside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +195,13 @@ class Stop:
     """Take the worker out of rotation and end its whole tree; answer Gone.
 
     `at_once`: it already failed or is still starting (vLLM swallows SIGTERM then), so there is
-    nothing to wait for politely.
+    nothing to wait for politely. `sleeps_for`: it may be put to sleep in place of its end, until
+    this goal is wanted again.
     """
 
     generation: int
     at_once: bool
+    sleeps_for: LaunchSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)

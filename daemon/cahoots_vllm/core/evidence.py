@@ -25,6 +25,7 @@ class Device:
     """Memory that `gpu-memory-utilization` is a share of: a GPU's, or on the CPU engine the host's.
 
     `key` is stable over restarts (a GPU's UUID, "host"); `name` is for people.
+    `capability` is CUDA's compute capability, None where there is none or nobody says.
     """
 
     key: str
@@ -32,6 +33,7 @@ class Device:
     total_bytes: int
     free_bytes: int
     holders: tuple[Holder, ...] = ()
+    capability: tuple[int, int] | None = None
 
     @property
     def free_share(self) -> float:

@@ -18,6 +18,8 @@ from cahoots_vllm.core.state import Failure, Live, Plan, State, Strike
 Step = tuple[State, tuple[Effect, ...]]
 # Less than this share of what was left is the noise of a host that lives.
 _SHRUNK = 0.02
+# What most often does not come again: the first one after good service waits for nothing.
+_AT_ONCE = (Cause.ENGINE_DEAD_OTHER, Cause.UNKNOWN)
 # A start that was not even tried, or not with what was asked for; the evidence is told by the gate.
 _SHORT = Diagnosis(
     Cause.GPU_OOM_STARTUP_FREE,
@@ -60,11 +62,21 @@ def failed(state: State, fault: Fault, moment: Moment) -> Step:
     answer = policy.plan(live.plan.memory, diagnosis, live.room, limits, moment.now)
     if answer is not None:
         return _answer(state, live.plan, fault, moment, answer)
+    mended = mend(state, fault.goal, diagnosis, moment.now)
+    return (mended, ()) if mended is not None else _strike(state, fault, moment)
+
+
+def mend(state: State, goal: LaunchSpec, diagnosis: Diagnosis, now: float) -> State | None:
+    """Return the state in which damaged files are taken away first, once; None: it is not that."""
     if diagnosis.cause is Cause.CORRUPT_WEIGHTS and state.repairs == 0:
         action = "looking for the damaged file, to fetch it again"
-        failure = Failure(moment.now, fault.goal, diagnosis, action)
-        return replace(state, plan=None, repairs=1, last_failure=failure), ()
-    return _strike(state, fault, moment)
+        state = replace(state, repairs=1)
+    elif diagnosis.cause is Cause.CACHE_DAMAGED and state.cache_moves == 0:
+        action = "moving the engine's caches aside, to start at once without them"
+        state = replace(state, cache_moves=1)
+    else:
+        return None
+    return replace(state, plan=None, last_failure=Failure(now, goal, diagnosis, action))
 
 
 def _answer(state: State, plan: Plan, fault: Fault, moment: Moment, answer: policy.Answer) -> Step:
@@ -173,8 +185,11 @@ def _strike(state: State, fault: Fault, moment: Moment) -> Step:
     if over is not None:
         failure = Failure(now, goal, diagnosis, f"gave up: {over}")
         return replace(state, is_failed=True, strikes=strikes, last_failure=failure), ()
-    wait_s = delay_s(len(strikes), moment.jitter, limits)
-    failure = Failure(now, goal, diagnosis, f"trying again in {wait_s:.0f} s")
+    has_served = fault.live is not None and state.starts_in_a_row == 0
+    is_at_once = has_served and len(strikes) == 1 and diagnosis.cause in _AT_ONCE
+    wait_s = 0.0 if is_at_once else delay_s(len(strikes), moment.jitter, limits)
+    when = "at once" if is_at_once else f"in {wait_s:.0f} s"
+    failure = Failure(now, goal, diagnosis, f"trying again {when}")
     state = replace(state, strikes=strikes, retry_at=now + wait_s, last_failure=failure)
     return state, (WakeAt(now + wait_s),)
 
@@ -233,6 +248,19 @@ def fall_back(
     )
 
 
+def keep(state: State, live: Live, goal: LaunchSpec, diagnosis: Diagnosis, now: float) -> State:
+    """Let what serves be the goal again: the other never came so far as to take its place."""
+    failure = Failure(now, goal, diagnosis, f"kept {live.plan.goal.model}")
+    return replace(
+        state,
+        live=replace(live, is_leaving=False),
+        goal=live.plan.goal,
+        plan=live.next_plan,
+        rejected=failure,
+        last_failure=failure,
+    )
+
+
 def cleared(state: State) -> State:
     """Return the state without any verdict: a person's word, or a fallback, begins anew."""
     return replace(
@@ -242,8 +270,10 @@ def cleared(state: State) -> State:
         strikes=(),
         starts_in_a_row=0,
         repairs=0,
+        cache_moves=0,
         retry_at=None,
         measuring=None,
         room=None,
         shortage=None,
+        alone=None,
     )

@@ -62,6 +62,11 @@ class LaunchSpec:
     # The source is a complete local directory: the hub is not asked.
     is_local: bool = False
 
+    @property
+    def is_repo(self) -> bool:
+        """Whether the source can be a repo of the hub: ORG/NAME, and no path."""
+        return self.source.count("/") == 1 and not self.source.startswith(("/", ".", "~"))
+
     def option(self, name: str) -> OptionValue | None:
         """Return the value of an option, None where it is not set."""
         return dict(self.options).get(name)
@@ -110,12 +115,25 @@ def build_argv(spec: LaunchSpec, uds: str) -> list[str]:
     return argv + option_args(spec.options)
 
 
+# What vllm needs to have routes that put its engine to sleep and wake it (routers.py): the routes
+# ask for no key, so they are on the worker's private socket alone.
+SLEEP_OPTION = "enable-sleep-mode"
+DEV_MODE = "VLLM_SERVER_DEV_MODE"
+
+
+def can_sleep(spec: LaunchSpec) -> bool:
+    """Whether a worker of this spec can be put to sleep."""
+    return spec.option(SLEEP_OPTION) is True and dict(spec.env).get(DEV_MODE) == "1"
+
+
 # In every process of a worker, whatever session it is in: "RUNTIME_DIR#GENERATION".
 WORKER_MARK = "CAHOOTS_VLLM_WORKER"
 
 # Set for the daemon or its host, wrong or dangerous in a worker: systemd's own protocol, and
 # Python settings of the daemon's environment. VLLM_* and HF_* come from `.env` alone: Kubernetes,
-# for one, injects a VLLM_PORT that kills the worker.
+# for one, injects a VLLM_PORT that kills the worker. What differs from one start of the daemon to
+# the next would also make each standby one of another environment. The dynamic linker copies
+# its tunables elsewhere (glibc 2.36): where they come first, setproctitle finds no title to change.
 _NOT_INHERITED = (
     "NOTIFY_SOCKET",
     "WATCHDOG_",
@@ -123,6 +141,11 @@ _NOT_INHERITED = (
     "CREDENTIALS_DIRECTORY",
     "INVOCATION_ID",
     "JOURNAL_STREAM",
+    "SYSTEMD_EXEC_PID",
+    "TRIGGER_",
+    "FDSTORE",
+    "GLIBC_TUNABLES",
+    "MEMORY_PRESSURE_",
     "PYTHON",
     "VIRTUAL_ENV",
     "VLLM_",
@@ -142,17 +165,32 @@ def inherited_env(environ: Mapping[str, str], secret_names: Iterable[str]) -> di
     }
 
 
-def build_env(spec: LaunchSpec, inherited: Mapping[str, str], cache_dir: str) -> dict[str, str]:
+def engine_cache(cache_dir: str, version: str) -> str:
+    """Return the directory of what an engine of this version compiles and inspects.
+
+    One for each version: a new engine never reads what an old one wrote.
+    """
+    return f"{cache_dir}/vllm/{version}"
+
+
+def build_env(
+    spec: LaunchSpec, inherited: Mapping[str, str], cache_dir: str, version: str
+) -> dict[str, str]:
     """Return the worker's environment without secrets; the spec's own variables win.
 
+    `version` is the engine's. Inductor and Triton write to /tmp and the home directory where
+    nobody says otherwise; vLLM moves most of it below its own root (compilation/decorators.py).
     Privacy: vLLM's usage statistics and the hub's telemetry are off (vllm/usage/usage_lib.py).
     """
+    cache = engine_cache(cache_dir, version)
     env = {
         **inherited,
         "PATH": f"{spec.engine}/bin:{inherited.get('PATH', '/usr/bin:/bin')}",
         "VIRTUAL_ENV": spec.engine,
         "HF_HOME": f"{cache_dir}/huggingface",
-        "VLLM_CACHE_ROOT": f"{cache_dir}/vllm",
+        "VLLM_CACHE_ROOT": cache,
+        "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor",
+        "TRITON_CACHE_DIR": f"{cache}/triton",
         "VLLM_DISABLE_LOG_LOGO": "1",
         "PYTHONUNBUFFERED": "1",
         # Else setproctitle overwrites the environment that an orphan is known by.

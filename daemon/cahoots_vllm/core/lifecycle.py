@@ -8,6 +8,7 @@ next round still does the right thing. The shell (control.supervisor) carries ou
 from dataclasses import replace
 from typing import assert_never
 
+from cahoots_vllm.core import found, overlap
 from cahoots_vllm.core.backoff import DEFAULT_LIMITS, Limits
 from cahoots_vllm.core.events import (
     Admit,
@@ -33,10 +34,11 @@ from cahoots_vllm.core.events import (
     Wake,
     Want,
 )
-from cahoots_vllm.core.failing import Fault, Moment, Step, failed, fall_back, pass_gate
+from cahoots_vllm.core.failing import Fault, Moment, Step, failed
 from cahoots_vllm.core.launch import LaunchSpec
-from cahoots_vllm.core.memory import Room, apply_sizes, begin, forgiven, read_sizes, worked
-from cahoots_vllm.core.state import Failure, Live, Plan, Stage, State
+from cahoots_vllm.core.memory import forgiven, worked
+from cahoots_vllm.core.sleep import sleeps_for
+from cahoots_vllm.core.state import Live, Plan, Stage, State
 from cahoots_vllm.core.wishes import cured, forget, restart, unload, wake, want
 
 
@@ -48,9 +50,11 @@ def step(
     `jitter` is a random number in [0, 1) for the backoff. An event about a worker or a goal that
     is not the current one is stale and ignored.
     """
-    state, observed = _observe(state, event, Moment(now, jitter, limits))
-    state, advanced = _advance(state, now)
-    return state, observed + advanced
+    moment = Moment(now, jitter, limits)
+    state, observed = _observe(state, event, moment)
+    state, dropped = overlap.drop_unwanted(state, now)
+    state, advanced = _advance(state, moment)
+    return state, observed + dropped + advanced
 
 
 def _observe(state: State, event: Event, moment: Moment) -> Step:
@@ -74,15 +78,15 @@ def _observe_goal(
 ) -> Step:
     match event:
         case Want():
-            observed = want(state, event.goal)
+            observed = want(state, event.goal, event.strategy)
         case Restart():
             observed = restart(state)
         case Checked():
-            observed = _checked(state, event, moment)
+            observed = found.checked(state, event, moment)
         case CheckFailed():
-            observed = _check_failed(state, event, moment)
+            observed = found.check_failed(state, event, moment)
         case Measured():
-            observed = _measured(state, event, moment)
+            observed = found.measured(state, event, moment)
         case Cured():
             observed = cured(state)
         case Forget():
@@ -95,13 +99,16 @@ def _observe_goal(
 def _observe_worker(
     state: State, event: Ready | Lost | Drained | Gone | Tick, moment: Moment
 ) -> Step:
+    beside = state.beside
+    if beside is not None and not isinstance(event, Tick) and event.generation == beside.generation:
+        return _observe_beside(state, beside, event, moment)
     match event:
         case Ready():
             observed = _ready(state, event.generation, moment.now)
         case Lost():
             observed = _lost(state, event, moment)
         case Drained():
-            observed = _drained(state, event.generation, moment.now)
+            observed = _drained(state, event.generation, moment)
         case Gone():
             observed = _gone(state, event.generation)
         case Tick():
@@ -111,52 +118,24 @@ def _observe_worker(
     return observed
 
 
+def _observe_beside(
+    state: State, beside: Live, event: Ready | Lost | Drained | Gone, moment: Moment
+) -> Step:
+    if not isinstance(event, Ready):
+        return overlap.observe(state, beside, event, moment)
+    if state.live is None or beside.stage is not Stage.STARTING:
+        return state, ()  # stale: it was told to stop
+    state, drain = overlap.switch(state, state.live, moment.now)
+    state, admit = _ready(state, event.generation, moment.now)
+    return state, admit + drain
+
+
 def _live(state: State, generation: int, *stages: Stage) -> Live | None:
     """Return the live worker if it is this generation in one of these stages."""
     live = state.live
     if live is None or live.generation != generation or live.stage not in stages:
         return None
     return live
-
-
-def _checked(state: State, event: Checked, moment: Moment) -> Step:
-    if event.goal != state.checking:
-        return state, ()  # stale: another goal is being checked, or none
-    asked = read_sizes(event.launch)
-    memory = begin(asked, event.known, moment.limits.memory, moment.now)
-    memory = replace(memory, is_cpu=event.is_cpu)
-    launch = apply_sizes(event.launch, memory.current)
-    return replace(state, checking=None, plan=Plan(event.goal, launch, memory)), ()
-
-
-def _check_failed(state: State, event: CheckFailed, moment: Moment) -> Step:
-    """Keep what serves; without that, treat it like a failed start."""
-    goal, diagnosis = event.goal, event.diagnosis
-    if goal != state.checking:
-        return state, ()  # stale: another goal is being checked, or none
-    state = replace(state, checking=None)
-    before = state.last_failure
-    if state.repairs and before is not None and diagnosis.cause is before.diagnosis.cause:
-        # The engine's own words first: the preflight only says which file it was.
-        evidence = f"{before.diagnosis.evidence}; {diagnosis.evidence}"
-        diagnosis = replace(diagnosis, evidence=evidence)
-    live = state.live
-    if live is not None and live.stage in (Stage.STARTING, Stage.READY):
-        failure = Failure(moment.now, goal, diagnosis, f"kept {live.plan.goal.model}")
-        live = replace(live, is_leaving=False)
-        kept = replace(state, live=live, goal=live.plan.goal, plan=live.next_plan)
-        return replace(kept, rejected=failure, last_failure=failure), ()
-    fallback = state.last_good
-    if fallback is not None and fallback.goal != goal:
-        return fall_back(state, fallback, goal, diagnosis, moment.now), ()
-    return failed(state, Fault(goal, diagnosis), moment)
-
-
-def _measured(state: State, event: Measured, moment: Moment) -> Step:
-    if event.launch != state.measuring:
-        return state, ()  # stale: something else is to be started, or nothing
-    state = replace(state, measuring=None, room=Room(event.devices))
-    return pass_gate(state, moment)
 
 
 def _ready(state: State, generation: int, now: float) -> Step:
@@ -185,7 +164,9 @@ def _lost(state: State, event: Lost, moment: Moment) -> Step:
     since_s = moment.now - live.since
     if live.stage is Stage.READY and since_s >= moment.limits.reset_after_ready_s:
         live = replace(live, plan=replace(live.plan, memory=forgiven(live.plan.memory)))
-        state = replace(state, live=live, strikes=(), repairs=0)
+        state = replace(state, live=live, strikes=(), repairs=0, cache_moves=0)
+    if (newcomer := state.beside) is not None and newcomer.stage is Stage.STARTING:
+        return overlap.take_over(state, live, newcomer, event.diagnosis, moment.now)
     stopping, effects = _stop(state, live, moment.now, at_once=True)
     if live.is_leaving or live.stage is Stage.DRAINING or state.goal != live.plan.goal:
         return stopping, effects  # it was on its way out: its end is no failure of the goal
@@ -194,11 +175,12 @@ def _lost(state: State, event: Lost, moment: Moment) -> Step:
     return state, effects + more
 
 
-def _drained(state: State, generation: int, now: float) -> Step:
+def _drained(state: State, generation: int, moment: Moment) -> Step:
     live = _live(state, generation, Stage.DRAINING)
     if live is None:
         return state, ()  # stale, or the drain was cancelled: requests go there again
-    return _stop(state, live, now, at_once=False)
+    bed = sleeps_for(state, live, overlap.strategy(state, moment))
+    return _stop(state, live, moment.now, at_once=False, bed=bed)
 
 
 def _gone(state: State, generation: int) -> Step:
@@ -213,25 +195,29 @@ def _tick(state: State, now: float) -> Step:
     return replace(state, retry_at=None), ()
 
 
-def _stop(state: State, live: Live, now: float, *, at_once: bool) -> Step:
+def _stop(
+    state: State, live: Live, now: float, *, at_once: bool, bed: LaunchSpec | None = None
+) -> Step:
     stopping = replace(live, stage=Stage.STOPPING, since=now)
-    return replace(state, live=stopping), (Stop(live.generation, at_once=at_once),)
+    # What was measured beside it counts no more.
+    state = replace(state, live=stopping, measuring=None, room=None)
+    return state, (Stop(live.generation, at_once=at_once, sleeps_for=bed),)
 
 
-def _advance(state: State, now: float) -> Step:
+def _advance(state: State, moment: Moment) -> Step:
     """Take the next step from what is there towards the goal."""
     if state.live is not None:
-        return _advance_live(state, state.live, now)
+        return _advance_live(state, state.live, moment)
     if state.goal is None or state.is_failed or state.retry_at is not None:
         return state, ()
     if state.idle is not None:
         return state, ()  # until a request, or a person, asks for it
     if state.plan is None:
         return _check(state, state.goal)
-    if state.room is None:
+    if state.room is None or state.beside is not None:
         return _measure(state, state.plan)
     generation = state.generation + 1
-    live = Live(generation, state.plan, Stage.STARTING, now, room=state.room)
+    live = Live(generation, state.plan, Stage.STARTING, moment.now, room=state.room)
     state = replace(
         state,
         live=live,
@@ -244,20 +230,20 @@ def _advance(state: State, now: float) -> Step:
 
 
 def _measure(state: State, plan: Plan) -> Step:
-    if state.measuring == plan.launch:
-        return state, ()  # already under way
+    if state.measuring == plan.launch or state.beside is not None:
+        return state, ()  # already under way, or what it would find is still held
     return replace(state, measuring=plan.launch), (Measure(plan.launch),)
 
 
-def _advance_live(state: State, live: Live, now: float) -> Step:
+def _advance_live(state: State, live: Live, moment: Moment) -> Step:
     is_goal = state.goal == live.plan.goal and not live.is_leaving and state.idle is None
     match live.stage:
         case Stage.STOPPING:
             return state, ()
         case Stage.DRAINING:
-            return _take_back(state, live, now) if is_goal else (state, ())
+            return _take_back(state, live, moment.now) if is_goal else (state, ())
         case Stage.STARTING | Stage.READY:
-            return (state, ()) if is_goal else _leave(state, live, now)
+            return (state, ()) if is_goal else _leave(state, live, moment)
         case _:
             assert_never(live.stage)
 
@@ -268,17 +254,23 @@ def _take_back(state: State, live: Live, now: float) -> Step:
     return replace(state, live=back, plan=live.next_plan), (Admit(live.generation),)
 
 
-def _leave(state: State, live: Live, now: float) -> Step:
+def _leave(state: State, live: Live, moment: Moment) -> Step:
     """Let a worker make room, but only for a goal that passed preflight."""
-    if state.goal is not None and state.idle is None and state.plan is None:
-        return _check(state, state.goal)
+    goal = state.goal if state.idle is None else None
+    if goal is not None and state.plan is None:
+        return _check(state, goal)
     if live.stage is Stage.STARTING:
-        return _stop(state, live, now, at_once=True)  # no request was ever sent there
-    draining = replace(live, stage=Stage.DRAINING, since=now)
-    return replace(state, live=draining), (Drain(live.generation),)
+        return _stop(state, live, moment.now, at_once=True)  # no request was ever sent there
+    if goal is not None and (started := overlap.start_beside(state, moment)) is not None:
+        return started
+    draining = replace(live, stage=Stage.DRAINING, since=moment.now)
+    state = replace(state, live=draining, measuring=None, room=None)
+    return state, (Drain(live.generation),)
 
 
 def _check(state: State, goal: LaunchSpec) -> Step:
     if state.checking == goal:
         return state, ()  # already under way
-    return replace(state, checking=goal), (Check(goal, repairs=state.repairs > 0),)
+    is_suspect = state.cache_moves > 0
+    check = Check(goal, repairs=state.repairs > 0, moves_caches=is_suspect)
+    return replace(state, checking=goal), (check,)

@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 
 from cahoots_vllm.core.log_line import parse_line
 
+# The sub-phase of a worker that was asleep: none of a log's.
+WAKING = "waking"
+
 
 @dataclass(frozen=True, slots=True)
 class StartProgress:

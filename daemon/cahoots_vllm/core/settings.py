@@ -11,12 +11,15 @@ from cahoots_vllm.core.addresses import is_exposed, unix_path
 from cahoots_vllm.core.launch import (
     CPU_DEFAULT_UTILIZATION,
     DEFAULT_OPTIONS,
+    DEV_MODE,
+    SLEEP_OPTION,
     LaunchSpec,
     Options,
     merge_options,
 )
 from cahoots_vllm.core.memory import DEFAULT_MEMORY_LIMITS, MemoryLimits
 from cahoots_vllm.core.secret import Secret
+from cahoots_vllm.core.wire import SwapStrategy
 
 GUIDE_MODEL: Final = "Qwen/Qwen3-32B-Instruct"
 GUIDE_URL: Final = "http://localhost:8001/v1"
@@ -90,6 +93,24 @@ class WorkerSettings:
     orphan_timeout_s: float = 300.0
 
 
+class StandbyMode(StrEnum):
+    """Whether an engine process waits, warm, for the next start."""
+
+    AUTO = "auto"  # as far as the host's memory allows
+    ON = "on"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class SleepSettings:
+    """How workers sleep where swaps are done so."""
+
+    # Host memory for all that are asleep; None: half of what is available. 0: none is kept.
+    memory_bytes: int | None = None
+    # For falling asleep and for waking: weights move at some GB/s, and memory is pinned for them.
+    timeout_s: float = 60.0
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """How a model is to be served (`models.d/*.toml`)."""
@@ -129,6 +150,9 @@ class Settings:
     demanded: str | None = None
     gateway: GatewaySettings = GatewaySettings()
     worker: WorkerSettings = WorkerSettings()
+    standby: StandbyMode = StandbyMode.AUTO
+    swap: SwapStrategy = SwapStrategy.AUTO
+    sleep: SleepSettings = SleepSettings()
     memory: MemoryLimits = DEFAULT_MEMORY_LIMITS
     profiles: tuple[Profile, ...] = ()
     options: Options = ()
@@ -141,6 +165,11 @@ class Settings:
     def is_local(self) -> bool:
         """Whether Cahoots uses the model on this host."""
         return self.provider == LOCAL_PROVIDER
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether workers are started so that they can sleep: vLLM has that on GPUs only."""
+        return self.swap is SwapStrategy.SLEEP and not self.engine.is_cpu
 
     @property
     def wanted_model(self) -> str:
@@ -169,6 +198,8 @@ def make_launch_spec(settings: Settings, model: str) -> LaunchSpec:
     if settings.engine.is_cpu:
         defaults = merge_options(defaults, (("gpu-memory-utilization", CPU_DEFAULT_UTILIZATION),))
     explicit = merge_options(settings.options, profile.options)
+    sleep: Options = ((SLEEP_OPTION, True),) if settings.sleeps else ()
+    options = merge_options(defaults, sleep, explicit)
     served = (model,) if source.startswith("/") else tuple(dict.fromkeys((model, source)))
     return LaunchSpec(
         model=model,
@@ -176,8 +207,15 @@ def make_launch_spec(settings: Settings, model: str) -> LaunchSpec:
         engine=settings.engine.path,
         revision=profile.revision,
         served=tuple(dict.fromkeys((*served, profile.name))),
-        options=merge_options(defaults, explicit),
-        env=settings.worker_env,
+        options=options,
+        env=_environment(settings, options),
         profile=profile.file or None,
         fitted=frozenset(name for name, _ in defaults) - {name for name, _ in explicit},
     )
+
+
+def _environment(settings: Settings, options: Options) -> tuple[tuple[str, str], ...]:
+    """Return `.env`'s, with the routes for sleep where the worker is to have them."""
+    if not settings.sleeps or not dict(options)[SLEEP_OPTION]:
+        return settings.worker_env  # a profile may say no for its own model
+    return tuple({DEV_MODE: "1", **dict(settings.worker_env)}.items())

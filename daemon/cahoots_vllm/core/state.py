@@ -9,7 +9,7 @@ from enum import StrEnum
 from cahoots_vllm.core.diagnosis import Diagnosis
 from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.memory import Change, Memory, Room, Shortage
-from cahoots_vllm.core.wire import Phase
+from cahoots_vllm.core.wire import Phase, SwapStrategy
 
 _NOTHING_KNOWN = Room()
 
@@ -37,10 +37,11 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """The worker that exists; `is_leaving` means it must go even if its plan is the goal.
+    """A worker that exists; `is_leaving` means it must go even if its plan is the goal.
 
     `room` is what its devices had free before it started. `is_forgotten`: its sizes are not to be
-    learned from, a person wants the next start to begin anew.
+    learned from, a person wants the next start to begin anew. `was_beside`: it started while
+    another one served, so how long that took says nothing of the host alone.
     """
 
     generation: int
@@ -50,6 +51,7 @@ class Live:
     is_leaving: bool = False
     room: Room = _NOTHING_KNOWN
     is_forgotten: bool = False
+    was_beside: bool = False
 
     @property
     def next_plan(self) -> Plan | None:
@@ -88,7 +90,8 @@ class Idle:
 class State:
     """Everything `step` knows. Times are seconds of the caller's monotonic clock.
 
-    Invariants (tests/unit/core/test_lifecycle.py): at most one worker; generations only grow;
+    Invariants (tests/unit/core/environment.py): `live` serves, or is the only one; `beside` it is
+    one that starts to take its place, or one whose place it took; generations only grow;
     `checking`, `measuring`, `retry_at`, `is_failed` and `idle` exclude each other; without a goal
     none is set. `room` was measured for the next start. `shortage` is what it waits for.
     """
@@ -96,6 +99,11 @@ class State:
     goal: LaunchSpec | None = None
     plan: Plan | None = None
     live: Live | None = None
+    beside: Live | None = None
+    # What has no room beside the worker that serves, so waits for its end.
+    alone: LaunchSpec | None = None
+    # How the goal is to be reached, where a person has said so.
+    strategy: SwapStrategy | None = None
     checking: LaunchSpec | None = None
     measuring: LaunchSpec | None = None
     room: Room | None = None
@@ -107,6 +115,8 @@ class State:
     idle: Idle | None = None
     # Damaged files of the goal are taken away once; a second damage needs a person.
     repairs: int = 0
+    # So are the engine's caches moved aside.
+    cache_moves: int = 0
     strikes: tuple[Strike, ...] = ()
     starts_in_a_row: int = 0
     retry_at: float | None = None
@@ -123,8 +133,9 @@ class State:
     @property
     def phase(self) -> Phase:
         """Return the phase shown to people."""
-        if self.live is not None:
-            return Phase(self.live.stage.value)
+        there = self.live or self.beside
+        if there is not None:
+            return Phase(there.stage.value)
         if self.goal is None or self.idle is not None:
             return Phase.OFF
         if self.is_failed:

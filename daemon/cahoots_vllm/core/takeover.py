@@ -14,10 +14,11 @@ def taken_over(state: State) -> State:
     """Return the state to go on from.
 
     What was under way beside the worker (preflight, measuring, a drain, a wait) is begun again by
-    the next step. A worker that was being stopped is ended by who takes over, so there is none.
+    the next step. A worker that was being stopped, or was beside the one that serves, is ended by
+    who takes over, so there is none.
     """
     live = state.live
-    state = replace(state, checking=None, measuring=None, room=None, retry_at=None)
+    state = replace(state, beside=None, checking=None, measuring=None, room=None, retry_at=None)
     if live is None or live.stage is Stage.STOPPING:
         return without_worker(state)
     if live.stage is Stage.DRAINING:
@@ -31,7 +32,14 @@ def without_worker(state: State) -> State:
     What is wanted stays, so what a person stopped stays stopped.
     """
     return replace(
-        state, live=None, plan=None, is_failed=False, strikes=(), repairs=0, starts_in_a_row=0
+        state,
+        live=None,
+        plan=None,
+        is_failed=False,
+        strikes=(),
+        repairs=0,
+        cache_moves=0,
+        starts_in_a_row=0,
     )
 
 

@@ -2,8 +2,9 @@
 
 from collections import deque
 
+from cahoots_vllm.core.amounts import size_text
+
 _WINDOW_S = 30.0
-_GIB, _MIB = 2**30, 2**20
 
 
 class Transfer:
@@ -34,11 +35,6 @@ class Transfer:
             return f"{share} of {size_text(total)}"
         left_s = max(0, total - done) / rate
         return f"{share} of {size_text(total)}, {size_text(rate)}/s, {_duration(left_s)} left"
-
-
-def size_text(count: float) -> str:
-    """Say a size: GiB from one GiB on, MiB below."""
-    return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / _MIB:.1f} MiB"
 
 
 def _duration(seconds: float) -> str:

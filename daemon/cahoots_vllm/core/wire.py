@@ -38,6 +38,19 @@ class Phase(StrEnum):
     FAILED = "failed"
 
 
+class SwapStrategy(StrEnum):
+    """How another worker takes the place of one that serves.
+
+    `auto`: beside it where a GPU has room for both, else after it. `sleep`: after it, and the one
+    that served is kept asleep for its return.
+    """
+
+    AUTO = "auto"
+    OVERLAP = "overlap"
+    SEQUENTIAL = "sequential"
+    SLEEP = "sleep"
+
+
 class OperationState(StrEnum):
     """The life of an operation."""
 

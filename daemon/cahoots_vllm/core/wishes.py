@@ -10,9 +10,10 @@ from cahoots_vllm.core.failing import Step, cleared, with_sizes
 from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.memory import fresh
 from cahoots_vllm.core.state import Idle, Plan, Stage, State
+from cahoots_vllm.core.wire import SwapStrategy
 
 
-def want(state: State, goal: LaunchSpec | None) -> Step:
+def want(state: State, goal: LaunchSpec | None, strategy: SwapStrategy | None = None) -> Step:
     """Take a new goal; a person's word clears every earlier verdict."""
     effects: tuple[CancelCheck, ...] = ()
     plan = state.plan if state.plan is not None and state.plan.goal == goal else None
@@ -31,6 +32,7 @@ def want(state: State, goal: LaunchSpec | None) -> Step:
         plan=plan,
         checking=state.checking if not effects else None,
         rejected=None,
+        strategy=strategy,
     )
     return state, effects
 
@@ -43,7 +45,7 @@ def restart(state: State) -> Step:
     live = state.live
     if live is not None and live.stage is not Stage.STOPPING:
         live = replace(live, is_leaving=True)
-    return replace(state, live=live, plan=None, rejected=None), ()
+    return replace(state, live=live, plan=None, rejected=None, strategy=None), ()
 
 
 def cured(state: State) -> Step:

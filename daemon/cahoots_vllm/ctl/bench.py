@@ -185,8 +185,9 @@ def _keep(ctx: Context, result: Json, *, has_failures: bool) -> None:
 def _show(ctx: Context, result: Json, records: list[Json]) -> None:
     earlier = comparable(records, result["target"], result["load"])
     width = ctx.console.width
-    lines = result_lines(result, earlier, width)
-    now = {**result, "at": result["kept_at"]}
+    lines, now = list[Line](), {**result, "at": result["kept_at"]}
     if result["kept_at"] and not result["is_shared"]:
-        lines += plot_lines([*earlier, now], local_now(), width, **_drawing(ctx))
+        lines = plot_lines([*earlier, now], local_now(), width, **_drawing(ctx))
+    # Last, where it is seen on a small screen.
+    lines = [*lines[1:], *([Line("")] if lines else []), *result_lines(result, earlier, width)]
     ctx.console.result({**result, "earlier": earlier}, lines)

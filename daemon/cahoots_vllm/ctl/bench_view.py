@@ -13,10 +13,11 @@ from cahoots_vllm.core.bench.compare import (
     read_figure,
 )
 from cahoots_vllm.core.bench.plot import column_chart
-from cahoots_vllm.ctl.text import Json, Line, Row, Tone, clock, layout
+from cahoots_vllm.ctl.text import Json, Line, Row, Tone, clock, layout, wrap
 
 _LABEL: Final = 26
 _COLUMN: Final = 24
+_HISTORY_HEAD: Final = f"{'':<16}{'1 stream':>16}{'all streams':>18}{'first token':>12}"
 _NOTICED: Final = 0.05  # a smaller change is no news
 _FEWEST_PLOTTED: Final = 2
 _ROUTES: Final = ("gateway", "direct")
@@ -32,7 +33,8 @@ def result_lines(result: Json, earlier: Sequence[Mapping[str, Any]], width: int)
     expected = guide_expectations(target["gpu"], target["model"], target["options"])
     rows = ((e, read_figure(result, e.figure)) for e in expected)
     beside += [_guide_line(e, value) for e, value in rows if value is not None]
-    return [*lines, Line(""), *beside]
+    wrapped = (Line(text, line.tone) for line in beside for text in wrap(line.text, width, 2))
+    return [*lines, Line(""), *wrapped]
 
 
 def _head(result: Json) -> list[Row]:
@@ -157,7 +159,8 @@ def history_lines(
         groups[key] = [*groups.pop(key, []), record]
     lines = list[Line]()
     for group in groups.values():
-        lines += [*_group_head(group[-1], width), *(_history_line(r, now) for r in group)]
+        lines += [*_group_head(group[-1], width), Line(_HISTORY_HEAD)]
+        lines += [_history_line(record, now) for record in group]
         lines += [*plot_lines(group, now, width, draws_blocks=draws_blocks), Line("")]
     return lines[:-1]
 

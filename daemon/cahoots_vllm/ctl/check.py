@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from typing import Final
 
 from cahoots_vllm.core.wire import ExitCode
+from cahoots_vllm.ctl.sentences import LEVELS, look_rows
 from cahoots_vllm.ctl.text import Json, Row, Tone, layout
 from cahoots_vllm.ctl.verbs import Context
 
+PATIENCE_S: Final = 120.0  # the disk has 30 s, a silent hub 45 s, and there may be others
 CHECK_OPTIONS: Final[dict[str, type]] = {
     "max-model-len": int,
     "max-num-seqs": int,
@@ -18,15 +20,11 @@ CHECK_OPTIONS: Final[dict[str, type]] = {
     "quantization": str,
     "dtype": str,
 }
-_TONES = {"ok": Tone.GOOD, "warn": Tone.WARNING, "fail": Tone.BAD}
 _OUTCOMES = {
     "ok": "can be served",
     "warn": "may be served: see what is marked",
     "fail": "cannot be served like this",
 }
-
-
-_LABELS = {"quantization": "quant"}  # as in `cahootsctl models`; the whole word fills the column
 
 
 def model_check(ctx: Context) -> int:
@@ -36,7 +34,8 @@ def model_check(ctx: Context) -> int:
         value = getattr(ctx.args, name.replace("-", "_"))
         if value is not None:
             body[name] = value
-    report = ctx.client.call("POST", "/v1/check", body)
+    ctx.console.waiting(f"looking at {ctx.args.model}: files, hub, memory")
+    report = ctx.client.call("POST", "/v1/check", body, timeout_s=PATIENCE_S)
     ctx.console.result(report, layout(check_rows(report), ctx.console.width))
     return ExitCode.FAILED if report.get("level") == "fail" else ExitCode.DONE
 
@@ -45,14 +44,6 @@ def check_rows(report: Json) -> Iterator[Row]:
     """Yield a row for each check, its remedy below it, and the outcome."""
     model, source = str(report.get("model", "?")), str(report.get("source", ""))
     yield Row("model", model if source in ("", model) else f"{model}, from {source}")
-    for check in report.get("checks") or []:
-        level = str(check.get("level", ""))
-        name = str(check.get("name", "?"))
-        name = _LABELS.get(name, name)
-        sentence = str(check.get("sentence", ""))
-        mark = "" if level == "ok" else f"{level.upper()}: "
-        yield Row(name, mark + sentence, _TONES.get(level, Tone.PLAIN))
-        if remedy := check.get("remedy"):
-            yield Row("", f"-> {remedy}")
+    yield from look_rows(report.get("checks") or [])
     level = str(report.get("level", ""))
-    yield Row("outcome", _OUTCOMES.get(level, level), _TONES.get(level, Tone.PLAIN))
+    yield Row("outcome", _OUTCOMES.get(level, level), LEVELS.get(level, Tone.PLAIN))

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TextIO
 
-from cahoots_vllm.ctl.text import Json, Line, Tone, duration, escape
+from cahoots_vllm.ctl.text import Json, Line, Tone, duration, escape, wrap
 
 _WIDTH = 100
 _MIN_WIDTH = 40
@@ -63,6 +63,9 @@ class Console:
         """Tell a person what is wrong; with JSON the problem is the document, or its last line."""
         if self.as_json:
             self._write_json(json.dumps(problem))
+        if self._stderr.isatty():  # programs read a line as a whole
+            width = _columns(self._stderr)
+            lines = [Line(text, tone) for said, tone in lines for text in wrap(said, width, 2)]
         self._write(self._stderr, lines)
 
     def note(self, lines: Iterable[Line]) -> None:
@@ -78,6 +81,13 @@ class Console:
             self._stderr.write(escape(text) + "\n")
         self._stderr.flush()
         self._progress = text
+
+    def waiting(self, text: str) -> None:
+        """Say on a terminal what is waited for, until there is an answer."""
+        if self._stderr.isatty():
+            self._stderr.write(_CLEAR_LINE + escape(text)[: _columns(self._stderr) - 1])
+            self._stderr.flush()
+            self._progress = text
 
     def _write(self, stream: TextIO, lines: Iterable[Line]) -> None:
         self._end_progress()

@@ -16,12 +16,14 @@ _DEADLINE_S = 20.0
 _SYSTEM_CONFIG = "/etc/cahoots-vllm"
 _LABEL = 14
 _INDENT = 4
+_NAMED = 3
 _TONES = {"ok": Tone.PLAIN, "warn": Tone.WARNING, "fail": Tone.BAD}
 _MARKS = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL"}
 
 
 def doctor(ctx: Context) -> int:
     """Examine the host; failed when something keeps the model from being served."""
+    ctx.console.waiting("looking at this host, which takes a few seconds")
     try:
         document = ctx.client.call("GET", "/v1/doctor", timeout_s=_DEADLINE_S)
     except CahootsError as error:
@@ -113,13 +115,20 @@ def _fine(fine: list[Json], width: int, *, shows_all: bool) -> Iterator[Line]:
 
 def _summary(document: Json, problems: list[Json], fine: list[Json]) -> Line:
     fails = sum(finding.get("level") == "fail" for finding in problems)
-    warns = len(problems) - fails
     took = f"{len(problems) + len(fine)} checks in {document.get('seconds')} s"
     if not problems:
         return Line(f"healthy: {took}, nothing found", Tone.GOOD)
     tone = Tone.BAD if fails else Tone.WARNING
-    parts = [f"{fails} failed" if fails else "", f"{warns} warned" if warns else ""]
+    parts = [_count(problems, "fail", "failed"), _count(problems, "warn", "warned")]
     return Line(f"{', '.join(part for part in parts if part)}, of {took}", tone)
+
+
+def _count(problems: list[Json], level: str, word: str) -> str:
+    """Say how many, and which: at the top, they may have left the screen."""
+    found = [f for f in problems if (f.get("level") == "fail") is (level == "fail")]
+    names = ", ".join(str(f.get("check")) for f in found[:_NAMED])
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return f"{len(found)} {word} ({names}{more})" if found else ""
 
 
 def _wrapped(text: str, width: int) -> list[str]:

@@ -16,13 +16,14 @@ from cahoots_vllm.ctl.console import Console
 from cahoots_vllm.ctl.render import state_text, status_lines
 from cahoots_vllm.ctl.sentences import (
     detached_lines,
-    done_sentence,
+    done_lines,
+    look_rows,
     operation_name,
     progress_text,
     serving_sentence,
     unfinished_lines,
 )
-from cahoots_vllm.ctl.text import Json, Line, Tone, duration, join
+from cahoots_vllm.ctl.text import Json, Line, Tone, duration, join, layout
 
 INTERRUPTED = 128 + SIGINT  # what a shell reports for a program that Ctrl-C ended
 _ROUND_S = 1
@@ -41,17 +42,26 @@ def follow_operation(
 
     Done means that it ended as `wanted`: an abort wants `aborted`.
     """
-    started = time.monotonic()
+    started, told = time.monotonic(), None
     try:
         while operation.get("state") == OperationState.RUNNING:
             console.progress(progress_text(operation), time.monotonic() - started)
             operation = _next_state(client, operation)
+            told = _tell_look(console, operation, told)
         status = {} if operation.get("state") == wanted else client.call("GET", "/v1/status")
     except KeyboardInterrupt:
         console.result(operation, [])
         console.note(detached_lines(operation))
         return INTERRUPTED
     return _conclude(console, operation, status, wanted)
+
+
+def _tell_look(console: Console, operation: Json, told: object) -> object:
+    """Say what the daemon has seen of the model, as soon as it is known; return what is told."""
+    looked = operation.get("looked") or []
+    if looked and looked != told:
+        console.note(layout(look_rows(looked), console.width))
+    return looked
 
 
 def _next_state(client: Client, operation: Json) -> Json:
@@ -73,7 +83,7 @@ def _next_state(client: Client, operation: Json) -> Json:
 def _conclude(console: Console, operation: Json, status: Json, wanted: OperationState) -> int:
     state = operation.get("state")
     if state == wanted == OperationState.DONE:
-        console.result(operation, [Line(done_sentence(operation), Tone.GOOD)])
+        console.result(operation, done_lines(operation))
         return ExitCode.DONE
     if state == wanted:
         console.result(operation, [Line(f"{operation_name(operation)}: {state}")])

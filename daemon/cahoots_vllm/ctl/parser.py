@@ -4,12 +4,14 @@ import argparse
 import sys
 from collections.abc import Callable
 
+from cahoots_vllm.core.wire import SwapStrategy
 from cahoots_vllm.ctl import doctor, models, verbs
 from cahoots_vllm.ctl.check import CHECK_OPTIONS, model_check
 
 _EPILOG = """exit status:
-  0 done   1 failed   2 usage   3 not ready (status, wait)   4 daemon unreachable
-  5 timed out   77 not permitted   78 bad settings   130 interrupted"""
+  0 done   1 failed   2 usage   3 not ready (status, wait)
+  4 daemon unreachable   5 timed out   77 not permitted   78 bad settings
+  130 interrupted"""
 
 _MOST = 1_000_000
 
@@ -57,9 +59,16 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_changes(add: _Add) -> None:
     swap = add("swap-model", verbs.swap_model, "serve another model")
     which = swap.add_mutually_exclusive_group(required=True)
-    which.add_argument("model", nargs="?", metavar="MODEL", help="a repo id or a directory")
+    names = "a repo id, a directory or a profile"
+    which.add_argument("model", nargs="?", metavar="MODEL", help=names)
     which.add_argument("--reset", action="store_true", help="serve the model of .env again")
     swap.add_argument("--save", action="store_true", help="write it into .env, to stay")
+    swap.add_argument(
+        "--strategy",
+        choices=[str(way) for way in SwapStrategy],
+        help="start it beside the worker that serves (overlap), after it (sequential), or after it "
+        "was put to sleep (sleep)",
+    )
     changes = [
         swap,
         add("start", verbs.start, "start the worker"),
@@ -87,7 +96,8 @@ def _add_models(add: _Add) -> None:
     pull.add_argument("--no-wait", action="store_true", help="print the operation's id and return")
     remove = add("rm", models.remove, "delete a model from disk")
     remove.add_argument("model", metavar="REPO[@REV]", help="all of it, or one revision")
-    prune = add("prune", models.prune, "delete old revisions and what downloads have left")
+    what = "old revisions, what downloads have left, and the caches of other engine versions"
+    prune = add("prune", models.prune, f"delete {what}")
     prune.add_argument("--dry-run", action="store_true", help="show what would go")
 
 

@@ -35,6 +35,9 @@ def _rows(status: Json, now: datetime) -> Iterator[Row]:
     yield Row("state", state_text(status, now), _TONES.get(state, Tone.WARNING))
     yield from _model_rows(status, now)
     yield from _worker_rows(status, now)
+    yield from _sleeper_rows(status.get("asleep") or (), now)
+    if beside := status.get("beside"):
+        yield _beside_row(beside, now)
     yield Row("endpoint", endpoint(status))
     yield Row("requests", _requests(status.get("requests") or {}))
     if waiting := status.get("waiting_for"):
@@ -42,9 +45,7 @@ def _rows(status: Json, now: datetime) -> Iterator[Row]:
     wanted, failure = status.get("wanted"), status.get("last_failure")
     is_told = bool(wanted and failure and wanted.get("at") == failure.get("at"))
     if failure and not is_told:
-        since = (status.get("worker") or {}).get("since", "")
-        is_over = state == Phase.READY and (not wanted or failure.get("at", "") <= since)
-        yield from _failure_rows(failure, now, is_over=is_over)
+        yield from _failure_rows(failure, now, _model(status))
     if error := (status.get("config") or {}).get("error"):
         yield Row("config", f"not applied, the last good settings stay: {error}", Tone.BAD)
     for gpu in status.get("gpus") or ():
@@ -73,9 +74,12 @@ def state_text(status: Json, now: datetime) -> str:
         case Phase.FAILED:
             return "failed: waits for a change; `cahootsctl start` tries at once"
         case _:
-            sub_phase = worker.get("sub_phase")
-            said = f": {sub_phase}{percent(worker.get('progress'))}" if sub_phase else ""
-            return f"{state}{said}"
+            return f"{state}{_progress(worker)}"
+
+
+def _progress(worker: Json) -> str:
+    sub_phase = worker.get("sub_phase")
+    return f": {sub_phase}{percent(worker.get('progress'))}" if sub_phase else ""
 
 
 def _why_off(status: Json) -> str:
@@ -90,16 +94,18 @@ def _why_off(status: Json) -> str:
 
 def _model_rows(status: Json, now: datetime) -> Iterator[Row]:
     model = status.get("model") or {}
-    configured, serving, override = (
-        model.get(key) for key in ("configured", "serving", "override")
+    configured, override, demanded = (
+        model.get(key) for key in ("configured", "override", "demanded")
     )
     profile = f"profile {model['profile']}" if model.get("profile") else ""
-    demanded = model.get("demanded")
     home = override or configured
-    if serving and serving not in {configured, override, demanded}:
-        yield Row("model", join(str(serving), f"configured as {home}", profile))
-    else:
-        yield Row("model", join(str(demanded or home or "none configured"), profile))
+    wanted = demanded or home
+    shown = _model(status) or wanted
+    other = f"configured as {wanted}" if wanted == configured else f"{wanted} is wanted"
+    yield Row(
+        "model",
+        join(str(shown or "none configured"), profile, other if shown != wanted else ""),
+    )
     if demanded:
         yield Row("on demand", f"asked for by requests, instead of {home}; they can have it back")
     if override:
@@ -110,6 +116,13 @@ def _model_rows(status: Json, now: datetime) -> Iterator[Row]:
         text = f"{wanted.get('model')} did not start at {when}: {wanted.get('cause')}"
         yield Row("wanted", text, Tone.BAD)
         yield from details(wanted)
+
+
+def _model(status: Json) -> str | None:
+    """Return the worker's own model, or the one that is to be started; None: not known."""
+    model, worker = status.get("model") or {}, status.get("worker") or {}
+    found = worker.get("model") or model.get("serving") or model.get("goal")
+    return str(found) if found else None
 
 
 def _worker_rows(status: Json, now: datetime) -> Iterator[Row]:
@@ -123,7 +136,7 @@ def _worker_rows(status: Json, now: datetime) -> Iterator[Row]:
     yield Row(
         "worker",
         join(
-            f"pid {worker.get('pid')}",
+            f"pid {worker['pid']}" if worker.get("pid") is not None else "",
             f"generation {worker.get('generation')}",
             f"{worker.get('phase')} since {clock(since, now)} ({age(since, now)})",
             f"restarts {worker.get('restarts', 0)}",
@@ -142,6 +155,46 @@ def _worker_rows(status: Json, now: datetime) -> Iterator[Row]:
         ),
     )
     yield from _adapted_rows(worker.get("adapted") or (), now)
+    yield from _standby_rows(status.get("standby") or {})
+
+
+def _sleeper_rows(sleepers: Iterable[Json], now: datetime) -> Iterator[Row]:
+    for sleeper in sleepers:
+        since, held = sleeper.get("since"), int(sleeper.get("host_memory") or 0) / _GIB
+        said = f"{sleeper.get('model')}, since {clock(since, now)} ({age(since, now)})"
+        yield Row("asleep", join(said, f"{held:.1f} GiB of host memory"))
+
+
+def _beside_row(beside: Json, now: datetime) -> Row:
+    """Say what becomes of the second worker of an overlap, the newcomer or the old one."""
+    pid = beside.get("pid")
+    return Row(
+        "beside",
+        join(
+            f"{beside.get('model')} is {beside.get('phase')}{_progress(beside)}",
+            f"pid {pid}" if pid is not None else "",
+            f"generation {beside.get('generation')}",
+            f"for {age(beside.get('since'), now)}",
+        ),
+    )
+
+
+def _standby_rows(standby: Json) -> Iterator[Row]:
+    """Say what the next start can count on; nothing where none is asked for."""
+    match standby.get("state"):
+        case "warm":
+            memory = int(standby.get("private_memory") or 0)
+            how = "" if standby.get("forks") else f"starts slower: {standby.get('why_not_fork')}"
+            held = f"{memory / (1 << 20):.0f} MiB" if memory else ""
+            yield Row(
+                "standby", join(f"warm for the next start, pid {standby.get('pid')}", held, how)
+            )
+        case "warming":
+            yield Row("standby", "warming up for the next start")
+        case "none" if standby.get("why"):
+            yield Row("standby", f"none: {standby.get('why')}")
+        case _:
+            return
 
 
 def _adapted_rows(adaptations: Iterable[Json], now: datetime) -> Iterator[Row]:
@@ -172,12 +225,14 @@ def _requests(requests: Json) -> str:
     return join(*(f"{requests.get(key, 0)} {key}" for key in ("running", "waiting", "held")))
 
 
-def _failure_rows(failure: Json, now: datetime, *, is_over: bool) -> Iterator[Row]:
-    at = failure.get("at")
-    text = f"{failure.get('cause')} at {clock(at, now)} ({age(at, now)} ago)"
+def _failure_rows(failure: Json, now: datetime, shown: str | None) -> Iterator[Row]:
+    """Say what failed last; with its model, where that is not the one that is shown above."""
+    at, model = failure.get("at"), failure.get("model")
+    whose = f"{model}: " if model and model != shown else ""
+    text = f"{whose}{failure.get('cause')} at {clock(at, now)} ({age(at, now)} ago)"
     action = failure.get("action")
     said = f"{text}, then: {action}" if action else text
-    if is_over:
+    if failure.get("is_over"):
         yield Row("failure", f"{said}; it is over")
         yield Row("  evidence", str(failure.get("evidence")))
         return

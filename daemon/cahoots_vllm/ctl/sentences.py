@@ -1,6 +1,6 @@
 """Operations, events and log entries as text. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from cahoots_vllm.core.wire import OperationState
@@ -23,6 +23,8 @@ _TONES: dict[str, Tone] = {
     OperationState.ABORTED: Tone.WARNING,
     OperationState.DONE: Tone.GOOD,
 }
+LEVELS = {"ok": Tone.GOOD, "warn": Tone.WARNING, "fail": Tone.BAD}
+_LABELS = {"quantization": "quant"}  # as in `cahootsctl models`; the whole word fills the column
 _LOUD_LEVELS = {"WARNING": Tone.WARNING, "ERROR": Tone.BAD, "CRITICAL": Tone.BAD}
 
 
@@ -51,6 +53,8 @@ def done_sentence(operation: Json) -> str:
     changed = (operation.get("params") or {}).get("changed")
     if operation.get("kind") == "stop":
         said = "stopped"
+    elif operation.get("kind") == "pull":
+        said = f"{(operation.get('params') or {}).get('model')} is on disk"
     elif changed:
         model = result.get("model")
         is_served = f"serving {model}" if model else "no model is served"
@@ -61,6 +65,15 @@ def done_sentence(operation: Json) -> str:
     else:
         said = f"{operation_name(operation)}: done"
     return join(said, took(operation))
+
+
+def done_lines(operation: Json) -> list[Line]:
+    """Say what a finished operation brought, and after a download, what to do with it."""
+    lines = [Line(done_sentence(operation), Tone.GOOD)]
+    model = str((operation.get("params") or {}).get("model", ""))
+    if operation.get("kind") == "pull" and "@" not in model:  # a revision is a profile's matter
+        lines.append(Line(f"to serve it: `cahootsctl swap-model {model}`"))
+    return lines
 
 
 def serving_sentence(status: Json, now: datetime) -> str:
@@ -89,6 +102,17 @@ def _problem_rows(problem: Json) -> Iterator[Row]:
     if cause := problem.get("cause"):
         yield Row("  cause", str(cause))
     yield from details(problem)
+
+
+def look_rows(checks: Iterable[Json]) -> Iterator[Row]:
+    """Yield a row for each check of a model, its remedy below it."""
+    for check in checks:
+        level, name = str(check.get("level", "")), str(check.get("name", "?"))
+        mark = "" if level == "ok" else f"{level.upper()}: "
+        said = mark + str(check.get("sentence", ""))
+        yield Row(_LABELS.get(name, name), said, LEVELS.get(level, Tone.PLAIN))
+        if remedy := check.get("remedy"):
+            yield Row("", f"-> {remedy}")
 
 
 def detached_lines(operation: Json) -> list[Line]:
@@ -130,6 +154,7 @@ def _operation_rows(operation: Json, now: datetime) -> Iterator[Row]:
     yield Row("by", f"uid {by.get('uid')}, pid {by.get('pid')}")
     if operation.get("state") == OperationState.RUNNING:
         yield Row("progress", progress_text(operation))
+    yield from look_rows(operation.get("looked") or [])
     if operation.get("result"):
         yield Row("result", done_sentence(operation))
     yield from _problem_rows(operation.get("problem") or {})

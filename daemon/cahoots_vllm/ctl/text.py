@@ -72,6 +72,17 @@ def layout(rows: Iterable[Row], width: int) -> list[Line]:
     return lines
 
 
+def wrap(text: str, width: int, indent: int = 0) -> list[str]:
+    """Break a text between words; a path or a name stays in one piece. Escaped already."""
+    return textwrap.wrap(
+        escape(text),
+        max(width, _LABEL_WIDTH),
+        subsequent_indent=" " * indent,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+
+
 def quote(text: str) -> str:
     """Return text as it may stand in a URL's query (RFC 3986); urllib.parse costs 10 ms."""
     plain = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")

@@ -43,6 +43,8 @@ def swap_model(ctx: Context) -> int:
     body: Json = {"reset": True} if ctx.args.reset else {"model": ctx.args.model}
     if ctx.args.save:
         body["save"] = True
+    if ctx.args.strategy:
+        body["strategy"] = ctx.args.strategy
     return _change(ctx, "swap-model", body)
 
 

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from io import BytesIO
 from typing import Final
 
 from aiohttp import StreamReader, web
@@ -59,12 +58,17 @@ class Body:
         """Whether it can be sent as often as need be."""
         return self._rest is None
 
-    def data(self) -> bytes | BytesIO | AsyncIterator[bytes] | None:
+    @property
+    def length(self) -> int | None:
+        """How many bytes it has, as far as all of them are there."""
+        return len(self.head) if self.is_whole and self._is_there else None
+
+    def data(self) -> bytes | AsyncIterator[bytes] | None:
         """Return what to send."""
         if self._rest is not None:
             return self._stream(self._rest)
         if len(self.head) > KEPT_BYTES:
-            return BytesIO(self.head)  # aiohttp sends it in pieces, and others have their turn
+            return _pieces(self.head)
         return self.head if self._is_there else None
 
     async def _stream(self, rest: StreamReader) -> AsyncIterator[bytes]:
@@ -77,6 +81,13 @@ class Body:
         except (web.PayloadAccessError, ConnectionError, ValueError):
             self.is_broken = True
             raise
+
+
+async def _pieces(data: bytes) -> AsyncIterator[bytes]:
+    """Return it bit by bit: others have their turn."""
+    for begin in range(0, len(data), _CHUNK_BYTES):
+        yield data[begin : begin + _CHUNK_BYTES]
+        await asyncio.sleep(0)
 
 
 @dataclass(frozen=True)

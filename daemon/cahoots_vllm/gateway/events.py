@@ -9,7 +9,7 @@ import re
 from enum import Enum, auto
 from typing import Final
 
-_END: Final = b"\n\n"
+EVENT_END: Final = b"\n\n"
 # An event that has no end within this is passed on as it comes.
 _MAX_EVENT_BYTES: Final = 1024 * 1024
 # Quotes within a text are escaped in JSON, so these are names and values, never words of an answer.
@@ -29,11 +29,11 @@ class EventCutter:
 
     def take(self, chunk: bytes) -> bytes:
         """Return the whole events there are by now, back to back; keep what is none yet."""
-        if not self._rest and chunk.endswith(_END):
+        if not self._rest and chunk.endswith(EVENT_END):
             return chunk
         data = self._rest + chunk
-        end = data.rfind(_END) + len(_END)
-        if end < len(_END):
+        end = data.rfind(EVENT_END) + len(EVENT_END)
+        if end < len(EVENT_END):
             end = len(data) if len(data) > _MAX_EVENT_BYTES else 0
         self._rest = data[end:]
         return data[:end]
@@ -65,8 +65,8 @@ def find_sign(events: bytes) -> tuple[int, Sign] | None:
     """Return where the first event begins that is no answer, and what it is."""
     begin = 0
     while begin < len(events):
-        end = events.find(_END, begin)
-        end = len(events) if end < 0 else end + len(_END)
+        end = events.find(EVENT_END, begin)
+        end = len(events) if end < 0 else end + len(EVENT_END)
         event = events[begin:end]
         if is_suspicious(event) and (sign := _read(event)) is not None:
             return begin, sign

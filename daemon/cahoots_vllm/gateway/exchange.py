@@ -2,13 +2,11 @@
 
 from typing import Final
 
-import aiohttp
-from yarl import URL
-
 from cahoots_vllm.control.backend import Backend
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.gateway.call import REQUEST_ID, Call, broken_body
 from cahoots_vllm.gateway.events import (
+    EVENT_END,
     EventCutter,
     Sign,
     find_sign,
@@ -18,13 +16,16 @@ from cahoots_vllm.gateway.events import (
 )
 from cahoots_vllm.gateway.meter import Meter
 from cahoots_vllm.gateway.reply import Reply
+from cahoots_vllm.host.engine_answer import Answer, BrokenOffError
+from cahoots_vllm.host.engine_client import UnreachableError
+from cahoots_vllm.host.engine_connection import Head
 
 # The death of an engine process is noticed at once, a worker's exit within this.
 _NOTICE_S: Final = 1.5
 # An answer up to this size is read whole before it is begun: it can still be asked for again.
 _WHOLE_BYTES: Final = 1024 * 1024
 _SERVER_ERROR: Final = 500
-_BROKEN: Final = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
+_BROKEN: Final = (UnreachableError, BrokenOffError, TimeoutError)
 
 
 class LostError(Exception):
@@ -51,7 +52,7 @@ async def exchange(call: Call, backend: Backend, reply: Reply, meter: Meter) -> 
         why = f"{type(error).__name__}: {error}"
         if reply.is_begun:
             raise cut_short() from error
-        is_sent = not isinstance(error, aiohttp.ClientConnectorError)
+        is_sent = not isinstance(error, UnreachableError)
         raise LostError(backend, why, is_sent=is_sent) from error
 
 
@@ -64,10 +65,11 @@ def cut_short() -> CahootsError:
 async def _ask(call: Call, backend: Backend, reply: Reply, meter: Meter) -> None:
     headers = call.headers.copy()
     headers[REQUEST_ID] = call.id
-    url = URL(f"http://worker{call.target}", encoded=True)
-    async with backend.request(is_use=call.is_use) as session, session.request(
-        call.method, url, headers=headers, data=call.body.data(), allow_redirects=False
-    ) as answer:  # fmt: skip
+    head = Head(call.method, call.target, headers, call.body.length)
+    async with (
+        backend.request(is_use=call.is_use) as client,
+        client.request(head, call.body.data()) as answer,
+    ):
         if answer.content_type == "text/event-stream":
             await _pass_stream(answer, backend, reply, meter)
         elif call.method != "HEAD" and _is_short(answer):
@@ -76,19 +78,17 @@ async def _ask(call: Call, backend: Backend, reply: Reply, meter: Meter) -> None
             await _pass_parts(answer, b"", reply, meter)
 
 
-def _is_short(answer: aiohttp.ClientResponse) -> bool:
+def _is_short(answer: Answer) -> bool:
     """Whether it comes at once: what has no length is a stream, e.g. of speech, but for JSON."""
     if answer.content_length is None:
         return answer.content_type == "application/json"
     return answer.content_length <= _WHOLE_BYTES
 
 
-async def _pass_whole(
-    answer: aiohttp.ClientResponse, backend: Backend, reply: Reply, meter: Meter
-) -> None:
+async def _pass_whole(answer: Answer, backend: Backend, reply: Reply, meter: Meter) -> None:
     """Read an answer, and begin it only if it is one: a dying engine answers 5xx, or "abort"."""
     parts, size = [], 0
-    while size <= _WHOLE_BYTES and (part := await answer.content.readany()):
+    while size <= _WHOLE_BYTES and (part := await answer.read()):
         parts.append(part)
         size += len(part)
     body = b"".join(parts)
@@ -99,24 +99,29 @@ async def _pass_whole(
     await _pass_parts(answer, body, reply, meter)
 
 
-async def _pass_parts(
-    answer: aiohttp.ClientResponse, first: bytes, reply: Reply, meter: Meter
-) -> None:
+async def _pass_parts(answer: Answer, first: bytes, reply: Reply, meter: Meter) -> None:
     await reply.begin(answer.status, answer.reason, answer.headers)
     if first:
         meter.passed(first)
         await reply.write(first)
-    async for part in answer.content.iter_any():
+    while part := await answer.read():
         meter.passed(part)
         await reply.write(part)
     await reply.end()
 
 
-async def _pass_stream(
-    answer: aiohttp.ClientResponse, backend: Backend, reply: Reply, meter: Meter
-) -> None:
+async def _pass_stream(answer: Answer, backend: Backend, reply: Reply, meter: Meter) -> None:
     cutter = EventCutter()
-    async for part in answer.content.iter_any():
+
+    def pass_now(part: bytes) -> bool:
+        """Pass on at once what is whole events of an answer: nearly everything."""
+        is_plain = not cutter.rest and part.endswith(EVENT_END) and not is_suspicious(part)
+        if not is_plain or not reply.write_now(part):
+            return False
+        meter.passed(part, is_stream=True)
+        return True
+
+    while part := await answer.read():
         events = cutter.take(part)
         if is_suspicious(events):
             events = await _without_end(events, backend, reply, meter)
@@ -126,6 +131,7 @@ async def _pass_stream(
             await reply.begin(answer.status, answer.reason, answer.headers)
         meter.passed(events, is_stream=True)
         await reply.write(events)
+        await answer.pour(pass_now)
     if not reply.is_begun:
         if await backend.is_lost_within(_NOTICE_S):
             why = "its stream was empty"

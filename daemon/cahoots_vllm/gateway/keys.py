@@ -24,6 +24,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # They say that somebody is there, to whoever watches over the host.
 _OPEN: Final = frozenset({"/health", "/ready"})
 _PREFLIGHT_S: Final = "600"
+_ALLOW_ORIGIN: Final = "Access-Control-Allow-Origin"
 # For the log, with nothing of the client's.
 _PROBLEMS: Final = {401: "without a known key", 403: "from a foreign page or host, see origins"}
 
@@ -58,6 +59,18 @@ class Guard:
         if origin and _is_preflight(request):  # browsers send no key with it
             return _allow(request, origin)
         return None if is_known(_keys(request), self.settings.api_keys) else _ask_for_key(request)
+
+    def let_read(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Let a web page that may ask read the answer, too (CORS, fetch.spec.whatwg.org).
+
+        The engine says so of its own answers; this is for ours, and those of Ollama's API.
+        """
+        origin = request.headers.get("Origin", "")
+        if not origin or _ALLOW_ORIGIN in response.headers:
+            return
+        if self._is_welcome(origin, request):
+            response.headers[_ALLOW_ORIGIN] = origin
+            response.headers.add("Vary", "Origin")
 
     def _is_welcome(self, origin: str, request: web.Request) -> bool:
         """Whether a web page may ask: one of this host, of the gateway itself, or a listed one."""
@@ -122,7 +135,7 @@ def _allow(request: web.Request, origin: str) -> web.Response:
     """Answer a browser that asks whether it may ask (CORS, fetch.spec.whatwg.org)."""
     asked = request.headers.get("Access-Control-Request-Headers", "*")
     headers = {
-        "Access-Control-Allow-Origin": origin,
+        _ALLOW_ORIGIN: origin,
         "Access-Control-Allow-Methods": request.headers["Access-Control-Request-Method"],
         "Access-Control-Allow-Headers": asked,
         "Access-Control-Max-Age": _PREFLIGHT_S,

@@ -64,6 +64,10 @@ class ListReply:
         if len(self._body) > _KEPT_BYTES:
             await self._pass()
 
+    def write_now(self, _data: bytes) -> bool:
+        """Refuse: a list is no stream."""
+        return False
+
     async def end(self) -> None:
         """Send the list."""
         if not self.is_begun and self._head is not None:

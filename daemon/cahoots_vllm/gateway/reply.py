@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Final, Protocol
 
 from aiohttp import web
+from aiohttp.http import StreamWriter
 
 from cahoots_vllm.core.errors import CahootsError
 from cahoots_vllm.gateway.answers import Dialect, error_event, error_response
@@ -38,6 +39,10 @@ class Reply(Protocol):
         """Send a part of the body, and wait while the client is slow."""
         ...
 
+    def write_now(self, data: bytes) -> bool:
+        """Send a part of the body at once; False: not sent, use `write`."""
+        ...
+
     async def end(self) -> None:
         """Send what is left."""
         ...
@@ -66,6 +71,7 @@ class PassReply:
         self._dialect = dialect
         self._id = id_
         self._error: list[bytes] | None = None
+        self._writer: StreamWriter | None = None
 
     async def keep_alive(self) -> None:
         """Begin a stream of events with a comment; the answer's own events follow."""
@@ -89,9 +95,10 @@ class PassReply:
         response.headers[REQUEST_ID] = self._id
         self.response = response
         try:
-            await response.prepare(self._request)
+            writer = await response.prepare(self._request)
         except ConnectionResetError as error:
             raise LeftError from error
+        self._writer = writer if isinstance(writer, StreamWriter) else None
 
     async def write(self, data: bytes) -> None:
         """Send a part of the body, and wait while the client is slow."""
@@ -99,6 +106,23 @@ class PassReply:
             await self._write(data)
         elif sum(map(len, self._error)) < _KEPT_ERROR_BYTES:
             self._error.append(data)
+
+    def write_now(self, data: bytes) -> bool:
+        """Send a part of the body at once, unless the client is slow or the part is kept."""
+        protocol = self._request.protocol
+        if self._error is not None or self._writer is None or protocol.writing_paused:
+            return False
+        # Without a drain nothing in it waits, so one step is all of it. A wait begun here and
+        # given up would break the next one: asyncio takes a future's wait for taken.
+        writing = self._writer.write(data, drain=False)
+        try:
+            writing.send(None)
+        except StopIteration:
+            return True
+        except ConnectionResetError:
+            return False  # `write` meets it again
+        message = "aiohttp waits in a write without a drain"
+        raise AssertionError(message)
 
     async def _write(self, data: bytes) -> None:
         if self.response is not None:

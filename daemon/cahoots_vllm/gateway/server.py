@@ -21,6 +21,7 @@ from cahoots_vllm.gateway.ollama.catalog import Catalog
 from cahoots_vllm.gateway.proxy import RECORD, Proxy
 from cahoots_vllm.gateway.record import End, Record
 from cahoots_vllm.gateway.reply import LeftError
+from cahoots_vllm.host.leaving import Site, fall_silent, serve, stop_accepting
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # Told of every request once it is over.
@@ -29,7 +30,6 @@ Observer = Callable[[Record], None]
 RenderMetrics = Callable[[], Awaitable[bytes]]
 _OWN_ROUTES: Final = ("/health", "/ready", "/metrics")
 _SHUTDOWN_S = 2.0
-_ASKS_WITHIN_S = 0.5
 _MAX_HEADER_BYTES = 64 * 1024
 
 
@@ -81,14 +81,12 @@ class GatewayServer:
         self._deliverer = Deliverer(rotation, settings)
         self._proxy = Proxy(self._deliverer, settings, lambda: rotation.terms)
         self._ollama: OllamaApi | None = None
-        self._sites: list[web.SockSite] = []
+        self._sites: list[Site] = []
         self._busy = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._is_leaving = False
         self._guard = Guard(settings)
         app = web.Application(middlewares=[self._count, self._guard.check])
-        app.on_response_prepare.append(self._end_connection)
+        app.on_response_prepare.append(self._finish_head)
         app.router.add_get("/health", self._health)
         app.router.add_get("/ready", self._ready)
         app.router.add_get("/metrics", self._metrics)
@@ -115,7 +113,7 @@ class GatewayServer:
     async def start(self) -> None:
         """Answer from now on."""
         await self._runner.setup()
-        self._sites = await self._serve(self._first)
+        self._sites = await serve(self._runner, self._first)
         self._listeners.retire()
 
     async def apply(self, settings: GatewaySettings) -> None:
@@ -131,15 +129,10 @@ class GatewayServer:
 
     async def _rebind(self, new: GatewaySettings) -> None:
         left = self._sites
-        self._sites = await self._serve(self._listeners.gateway(new.listen, new.port))
-        await _leave(left)
+        listeners = self._listeners.gateway(new.listen, new.port)
+        self._sites = await serve(self._runner, listeners)
+        await stop_accepting(left)
         self._listeners.retire()
-
-    async def _serve(self, listeners: list[socket.socket]) -> list[web.SockSite]:
-        sites = [web.SockSite(self._runner, listener) for listener in listeners]
-        for site in sites:
-            await site.start()
-        return sites
 
     async def leave(self, timeout_s: float) -> None:
         """Take no more connections and answer what is under way, so long at most.
@@ -147,15 +140,10 @@ class GatewayServer:
         New connections wait in the listening sockets for the next daemon.
         """
         self._is_leaving = True
-        await _leave(self._sites)
+        await stop_accepting(self._sites)
         self._sites = []
-        server = self._runner.server
-        await asyncio.sleep(0)  # what has just been accepted becomes a connection
-        if server is not None and server.connections:
-            # Who has just connected has not asked yet, and would find the connection cut.
-            await asyncio.sleep(min(_ASKS_WITHIN_S, timeout_s))
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), timeout_s)
+            await asyncio.wait_for(fall_silent(self._runner, lambda: self._busy > 0), timeout_s)
 
     async def stop(self) -> None:
         """Close the sockets and what is left on them."""
@@ -177,7 +165,6 @@ class GatewayServer:
         record = Record(request_id(request.headers), request.method, route, now)
         request[RECORD] = record
         self._busy += 1
-        self._idle.clear()
         try:
             response = await handler(request)
         except LeftError:
@@ -196,12 +183,11 @@ class GatewayServer:
             return response
         finally:
             self._busy -= 1
-            if self._busy == 0:
-                self._idle.set()
             for observer in self._observers:
                 observer(record)
 
-    async def _end_connection(self, _: web.Request, response: web.StreamResponse) -> None:
+    async def _finish_head(self, request: web.Request, response: web.StreamResponse) -> None:
+        self._guard.let_read(request, response)
         if self._is_leaving:
             response.force_close()  # the next request is for the next daemon
 
@@ -231,8 +217,3 @@ class GatewayServer:
         """One page for the daemon, the gateway and the worker."""
         page = await self.render_metrics() if self.render_metrics is not None else b""
         return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE})
-
-
-async def _leave(sites: list[web.SockSite]) -> None:
-    for site in sites:
-        await site.stop()

@@ -36,7 +36,12 @@ async def pass_websocket(request: web.Request, call: Call, backend: Backend) -> 
     client: web.WebSocketResponse | None = None
     code: int = WSCloseCode.SERVICE_RESTART
     try:
-        async with backend.request() as session, _connect(session, request, call) as upstream:
+        connector = aiohttp.UnixConnector(str(backend.uds))
+        async with (
+            backend.request(),
+            aiohttp.ClientSession(connector=connector) as session,
+            _connect(session, request, call) as upstream,
+        ):
             chosen = (upstream.protocol,) if upstream.protocol else ()
             client = web.WebSocketResponse(
                 protocols=chosen, max_msg_size=_MAX_MESSAGE_BYTES, heartbeat=_HEARTBEAT_S

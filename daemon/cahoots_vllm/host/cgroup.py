@@ -10,7 +10,7 @@ from pathlib import Path
 
 _MOUNTS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
 _DELEGATED = "user.delegate"  # set by systemd >= 251 on delegated cgroups
-_DAEMON, _WORKER = "daemon", "worker-"
+_DAEMON, _WORKER, _STANDBY = "daemon", "worker-", "standby-"
 
 
 def find_delegated() -> Path | None:
@@ -45,8 +45,13 @@ def daemon_cgroup(delegated: Path) -> Path:
 
 
 def worker_cgroups(delegated: Path) -> list[Path]:
-    """Return every worker's cgroup there is."""
-    return sorted(delegated.glob(f"{_WORKER}*"))
+    """Return every worker's cgroup there is, and every standby's."""
+    return sorted([*delegated.glob(f"{_WORKER}*"), *standby_cgroups(delegated)])
+
+
+def standby_cgroups(delegated: Path) -> list[Path]:
+    """Return every standby's cgroup there is."""
+    return sorted(delegated.glob(f"{_STANDBY}*"))
 
 
 def _own() -> Path | None:
@@ -75,7 +80,7 @@ def _is_delegated(directory: Path) -> bool:
 
 
 class WorkerCgroup:
-    """One generation's cgroup below the delegated one."""
+    """One worker's cgroup below the delegated one, or a standby's."""
 
     def __init__(self, path: Path) -> None:
         """`make` creates it."""
@@ -85,6 +90,15 @@ class WorkerCgroup:
     def of(cls, delegated: Path, generation: int) -> "WorkerCgroup":
         """Name the one of a generation."""
         return cls(delegated / f"{_WORKER}{generation}")
+
+    @classmethod
+    def of_standby(cls, delegated: Path, number: int) -> "WorkerCgroup":
+        """Name the one of a standby."""
+        return cls(delegated / f"{_STANDBY}{number}")
+
+    def enter(self, pid: int) -> None:
+        """Move a process in, with all its threads. Raises OSError."""
+        (self.path / "cgroup.procs").write_text(str(pid))
 
     def make(self) -> None:
         """Create the directory; a left-over empty one of the same number is taken."""
@@ -110,10 +124,13 @@ class WorkerCgroup:
         except FileNotFoundError:
             return []
 
-    def remove(self) -> None:
-        """Remove it once empty; a busy one is left for the next start of this number."""
+    def remove(self) -> bool:
+        """Remove it once empty; False: somebody is still in it."""
         try:
             self.path.rmdir()
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.EBUSY):
+            if error.errno == errno.EBUSY:
+                return False
+            if error.errno != errno.ENOENT:
                 raise
+        return True

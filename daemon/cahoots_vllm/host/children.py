@@ -30,6 +30,7 @@ class Command:
     argv: Sequence[str]
     env: Mapping[str, str]
     cwd: str = "/"
+    stdin: int | None = None
     stdout: int | None = None
     cgroup: Path | None = None
 
@@ -93,7 +94,7 @@ class Children:
         self._known: dict[int, Child] = {}
 
     def start(self, command: Command) -> Child:
-        """Start a child in a new session, with no standard input.
+        """Start a child in a new session; without a standard input of its own it has none.
 
         Raises CahootsError (ENGINE_UNUSABLE) when the program is none that can be run, OSError when
         the host has no process or memory for it just now.
@@ -108,7 +109,7 @@ class Children:
                 argv,
                 env=dict(command.env),
                 cwd=command.cwd,
-                stdin=subprocess.DEVNULL,
+                stdin=command.stdin if command.stdin is not None else subprocess.DEVNULL,
                 stdout=command.stdout,
                 stderr=subprocess.STDOUT if command.stdout is not None else None,
                 start_new_session=True,

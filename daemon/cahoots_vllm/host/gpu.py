@@ -36,7 +36,7 @@ class Gpu:
     """One GPU: memory in bytes, utilization in percent, temperature in degrees Celsius.
 
     `uuid` is stable over restarts, "" where the driver tells none. `is_unified`: the GPU has no
-    memory of its own but the host's, and that is what the figures say.
+    memory of its own but the host's, and that is what the figures say. `capability` is CUDA's.
     """
 
     index: int
@@ -48,6 +48,7 @@ class Gpu:
     processes: tuple[GpuProcess, ...]
     uuid: str = ""
     is_unified: bool = False
+    capability: tuple[int, int] | None = None
 
 
 class GpuReader(Protocol):
@@ -124,7 +125,13 @@ def _read_one(nvml: Any, index: int) -> Gpu | None:  # noqa: ANN401 (pynvml ship
         processes=_processes(nvml, handle),
         uuid=_ask(nvml, lambda: str(nvml.nvmlDeviceGetUUID(handle))) or "",
         is_unified=own is None,
+        capability=_ask(nvml, lambda: _capability(nvml, handle)),
     )
+
+
+def _capability(nvml: Any, handle: object) -> tuple[int, int]:  # noqa: ANN401 (as above)
+    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    return int(major), int(minor)
 
 
 def _own_memory(nvml: Any, handle: object) -> tuple[int, int] | None:  # noqa: ANN401 (as above)

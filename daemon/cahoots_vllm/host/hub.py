@@ -86,6 +86,9 @@ class ProcessHub:
         argv += [revision] if revision else []
         try:
             child = self._children.start(Command(argv, env, stdout=write_end))
+        except BaseException:
+            os.close(read_end)
+            raise
         finally:
             os.close(write_end)
         reader = asyncio.StreamReader(limit=_MAX_LINE_BYTES)

@@ -12,7 +12,7 @@ from typing import Protocol
 from cahoots_vllm.core.diagnosis import Cause, Diagnosis
 from cahoots_vllm.host.children import Children, Command
 
-_DEADLINE_S = 45.0
+DEADLINE_S = 45.0
 _MAX_BYTES = 32 << 20
 
 
@@ -61,10 +61,10 @@ class ProcessHubLook:
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb", 0)
         )
         try:
-            async with asyncio.timeout(_DEADLINE_S):
+            async with asyncio.timeout(DEADLINE_S):
                 return _parse(await reader.readline())
         except TimeoutError:
-            return _silent(f"the hub did not answer in {_DEADLINE_S:.0f} s")
+            return _silent(f"the hub did not answer in {DEADLINE_S:.0f} s")
         except ValueError:
             return _silent("the hub's answer is too long")
         finally:
@@ -75,7 +75,7 @@ class ProcessHubLook:
 def _parse(line: bytes) -> HubSight | Diagnosis:
     try:
         said = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # a configuration of many levels
         said = None
     match said:
         case {"files": dict(files), "config": dict(config), "gated": bool(gated)}:

@@ -49,6 +49,11 @@ class HubFile:
         return self.sha256 or self.git_sha1
 
 
+def is_blob_name(name: str) -> bool:
+    """Whether a hub's name for content is one: it becomes a file's name."""
+    return bool(_SHA256.match(name) or _SHA1.match(name))
+
+
 def checked_bytes() -> int:
     """Return how many bytes were hashed: the sign of life while nothing is transferred."""
     return _checked[0]

@@ -17,14 +17,15 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from cahoots_vllm.core.amounts import size_text
 from cahoots_vllm.core.diagnosis import Cause
 
 ATTEMPTS = 3  # beside the first
 _LONGEST_WAIT_S = 120.0
 _TOKENS = "https://huggingface.co/settings/tokens"
+_FREE_SPACE = "free space: cahootsctl prune, or cahootsctl rm another model"
 _KEY = "HUGGINGFACE_API_KEY in .env"
 _UNAUTHORIZED, _FORBIDDEN, _TOO_MANY, _SERVER_ERROR = 401, 403, 429, 500
-_GIB = 2**30
 
 
 class HubProblemError(Exception):
@@ -46,14 +47,13 @@ def disk_full(
     repo: str, missing: int, free: int, place: str, *, freed: int | None = None
 ) -> HubProblemError:
     """Say how much is missing. `freed`: what is free again, now that the part file is gone."""
-    said = f"{repo} needs {_size(missing)} more, {_size(free)} are free in {place}"
+    said = f"{repo} needs {size_text(missing)} more, {size_text(free)} are free in {place}"
     if freed is not None:
         said = (
-            f"the disk got full: {repo} needed {_size(missing)} more in {place}; "
-            f"its part file was deleted, {_size(freed)} are free again"
+            f"the disk got full: {repo} needed {size_text(missing)} more in {place}; "
+            f"its part file was deleted, {size_text(freed)} are free again"
         )
-    remedy = "free space: cahootsctl prune, or cahootsctl rm another model"
-    return HubProblemError(Cause.DISK_FULL, said, remedy)
+    return HubProblemError(Cause.DISK_FULL, said, _FREE_SPACE)
 
 
 def damaged(repo: str, name: str) -> HubProblemError:
@@ -64,6 +64,19 @@ def damaged(repo: str, name: str) -> HubProblemError:
         said,
         "look for a proxy that changes what it passes on, or bad memory",
     )
+
+
+def no_hub(repo: str) -> HubProblemError:
+    """Say that what answers gives names for content that are none."""
+    said = f"what answers for {repo} names files as no hub does"
+    return HubProblemError(Cause.HUB_NETWORK, said, "check HF_ENDPOINT in .env, and the proxy")
+
+
+def nothing_to_load(repo: str) -> HubProblemError:
+    """Say that a repo has no weights in a format that a download takes."""
+    said = f"{repo} has no weights that can be downloaded (*.safetensors, *.bin)"
+    remedy = "take another repo of the model; a GGUF file is served from a directory"
+    return HubProblemError(Cause.HUB_NOT_FOUND, said, remedy)
 
 
 def in_use(name: str) -> HubProblemError:
@@ -95,9 +108,21 @@ def explain(repo: str, revision: str | None, error: Exception) -> HubProblemErro
         return HubProblemError(Cause.HUB_NOT_FOUND, said, remedy)
     if isinstance(error, HFValidationError | RepositoryNotFoundError):
         return _not_found(repo)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return disk_full(repo, 0, 0, constants.HF_HUB_CACHE)
+    if isinstance(error, OSError) and (refused := _refused_by_disk(repo, error)) is not None:
+        return refused
     return _unwell(int(status), error) if status is not None else _unreachable(error)
+
+
+def _refused_by_disk(repo: str, error: OSError) -> HubProblemError | None:
+    """Say what a file's error is; None where it is the network's."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        said = f"the disk is full: {constants.HF_HUB_CACHE} has no room for {repo}"
+        return HubProblemError(Cause.DISK_FULL, said, _FREE_SPACE)
+    if error.filename is None:
+        return None
+    said = f"cannot use {error.filename}: {error.strerror}"
+    remedy = "let the daemon's user read and write there, on a disk that can be written"
+    return HubProblemError(Cause.UNKNOWN, said, remedy)
 
 
 def _refused(repo: str, error: Exception, status: int | None) -> HubProblemError | None:
@@ -202,7 +227,3 @@ def _page(repo: str) -> str:
 
 def _has_token() -> bool:
     return bool(os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN"))
-
-
-def _size(count: int) -> str:
-    return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / 2**20:.1f} MiB"

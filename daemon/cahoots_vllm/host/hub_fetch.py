@@ -57,7 +57,10 @@ def _fetch(repo: str, revision: str | None) -> str:
     )
     names = [s.rfilename for s in info.siblings or []]
     has_safetensors = any(name.endswith(".safetensors") for name in names)
-    patterns = [*_SIDE_FILES, "*.safetensors" if has_safetensors else "*.bin"]
+    weights = "*.safetensors" if has_safetensors else "*.bin"
+    if not any(Path(name).match(weights) for name in names):
+        raise hub_errors.nothing_to_load(repo)
+    patterns = [*_SIDE_FILES, weights]
     files = _wanted(info, patterns)
     folder = _folder(repo)
     hub_blobs.check_room(repo, folder, files)
@@ -77,13 +80,18 @@ def _fetch(repo: str, revision: str | None) -> str:
 
 
 def _wanted(info: ModelInfo, patterns: list[str]) -> tuple[hub_blobs.HubFile, ...]:
-    return tuple(
+    """Return the files to fetch. Raises HubProblemError where the hub's words are no hub's."""
+    files = tuple(
         hub_blobs.HubFile(
             s.rfilename, s.size or 0, s.lfs.sha256 if s.lfs is not None else None, s.blob_id or ""
         )
         for s in info.siblings or []
         if any(Path(s.rfilename).match(p) for p in patterns)
     )
+    names = [file.blob for file in files if file.blob]
+    if not all(map(hub_blobs.is_blob_name, [str(info.sha), *names])):
+        raise hub_errors.no_hub(str(info.id))
+    return files
 
 
 def _link(repo: str, commit: str, patterns: list[str]) -> str:

@@ -2,24 +2,27 @@
 
 Run as `python -m cahoots_vllm.host.hub_look REPO [REVISION]` with HF_TOKEN and HF_ENDPOINT in the
 environment. Prints one JSON object: {"sha", "files": {name: bytes}, "config", "gated"} or
-hub_errors' {"cause", "evidence", "remedy", "retry"}. Keeps nothing.
+hub_errors' {"cause", "evidence", "remedy", "retry"}. Writes nothing: it needs no room anywhere.
 """
 
 import json
 import sys
-import tempfile
-from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi, get_session, hf_hub_url
 from huggingface_hub.errors import (  # type: ignore[attr-defined] # as in hub_fetch
     HFValidationError,
     HTTPError,
+)
+from huggingface_hub.utils import (  # type: ignore[attr-defined] # documented, not re-exported
+    build_hf_headers,
+    hf_raise_for_status,
 )
 
 from cahoots_vllm.host.children import end_with_parent
 from cahoots_vllm.host.hub_errors import explain
 
 _TIMEOUT_S = 20.0
+_MAX_CONFIG_BYTES = 16 << 20
 
 
 def main() -> int:
@@ -39,12 +42,22 @@ def _look(repo: str, revision: str | None) -> dict[str, object]:
     info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_S)
     files = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
     config: object = {}
-    if "config.json" in files:
-        # The very file: for a gated repo this is what shows whether the token may have it.
-        with tempfile.TemporaryDirectory() as directory:
-            path = hf_hub_download(repo, "config.json", revision=info.sha, local_dir=directory)
-            config = json.loads(Path(path).read_text())
+    if 0 < files.get("config.json", 0) <= _MAX_CONFIG_BYTES:
+        config = _read_config(repo, str(info.sha))
     return {"sha": info.sha, "files": files, "config": config, "gated": bool(info.gated)}
+
+
+def _read_config(repo: str, commit: str) -> object:
+    """Return it, empty where it says nothing that can be read."""
+    # The very file: for a gated repo this is what shows whether the token may have it.
+    url = hf_hub_url(repo, "config.json", revision=commit)
+    response = get_session().get(url, headers=build_hf_headers(), timeout=_TIMEOUT_S)
+    hf_raise_for_status(response)
+    try:
+        found = json.loads(response.content)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 if __name__ == "__main__":

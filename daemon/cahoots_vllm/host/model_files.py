@@ -13,7 +13,9 @@ from typing import Any
 from cahoots_vllm.core.fit.weights import Tensor
 
 _LENGTH_BYTES = 8
-_MAX_HEADER_BYTES = 100_000_000  # safetensors' own bound
+# Safetensors allows 100 MB; a model's largest has some hundred bytes for each tensor.
+_MAX_HEADER_BYTES = 16 << 20
+_MAX_TENSORS = 500_000  # of all files
 _MAX_CONFIG_BYTES = 16 << 20
 _MAX_FILES = 2000
 _MAX_RANK = 8
@@ -38,12 +40,12 @@ def read_model_files(directory: Path) -> ModelFiles:
         quantization = read_config(directory / "hf_quant_config.json").get("quantization")
         if isinstance(quantization, dict):
             config = {**config, "quantization_config": quantization}
-    files = sorted(islice(directory.glob("*.safetensors"), _MAX_FILES))
+    files = _regular(directory, "*.safetensors")
     # Mistral's own format beside the hub's: the engine takes one of them.
     if len(files) > 1:
         files = [f for f in files if not f.name.startswith("consolidated")] or files
     if not files:
-        others = (path for kind in _OTHER_WEIGHTS for path in directory.glob(kind))
+        others = (path for kind in _OTHER_WEIGHTS for path in _regular(directory, kind))
         return ModelFiles(config, (), sum(path.stat().st_size for path in others))
     stored = sum(path.stat().st_size for path in files)
     tensors: list[Tensor] = []
@@ -52,14 +54,25 @@ def read_model_files(directory: Path) -> ModelFiles:
         if found is None:
             return ModelFiles(config, (), stored)
         tensors += found
+        if len(tensors) > _MAX_TENSORS:
+            return ModelFiles(config, (), stored)
     return ModelFiles(config, tuple(tensors), stored)
+
+
+def _regular(directory: Path, pattern: str) -> list[Path]:
+    """Return files, and nothing that would keep its reader waiting (a pipe)."""
+    found = islice(directory.glob(pattern), _MAX_FILES)
+    return sorted(path for path in found if path.is_file())
 
 
 def read_config(path: Path) -> dict[str, object]:
     """Return a JSON object, empty where there is none that can be read."""
     try:
+        size = path.stat().st_size
+        if not path.is_file() or size > _MAX_CONFIG_BYTES:
+            return {}
         with path.open("rb") as file:
-            found = json.loads(file.read(_MAX_CONFIG_BYTES))
+            found = json.loads(file.read(size))
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -14,18 +14,20 @@ from pathlib import Path
 # Beside a download that is not whole: its bytes in all, and its commit.
 PART_MARK = "cahoots-download.json"
 _PREFIX = "models--"
+# What is deleted is renamed first, so that it is there or not; a daemon that is killed leaves it.
+_ASIDE = "gone-"
 
 
 @dataclass(frozen=True, slots=True)
 class Cached:
-    """One revision on disk. `refs`: the names that point at it; `used_at`: seconds since 1970."""
+    """One revision on disk. `refs`: the names that point at it; `came_at`: seconds since 1970."""
 
     repo: str
     revision: str
     refs: tuple[str, ...]
     path: Path
     size_bytes: int
-    used_at: float
+    came_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def list_cached(cache_dir: Path) -> list[Cached]:
         for path in sorted((folder / "snapshots").glob("*")):
             names = tuple(sorted(name for name, commit in refs.items() if commit == path.name))
             size = sum(_size(blob) for blob in _blobs_of(path))
-            found.append(Cached(_repo(folder), path.name, names, path, size, _used_at(path)))
+            found.append(Cached(_repo(folder), path.name, names, path, size, _came_at(path)))
     return found
 
 
@@ -96,10 +98,11 @@ def find_waste(cache_dir: Path, kept: frozenset[Path], busy: frozenset[str]) -> 
             continue
         snapshots = list((folder / "snapshots").glob("*"))
         commits = set(_refs(folder).values())
+        own = _own_blobs(folder)
         old = [p for p in snapshots if p.name not in commits and p not in kept]
         used = {blob for path in snapshots if path not in old for blob in _blobs_of(path)}
         for path in old:
-            blobs = tuple(sorted(set(_blobs_of(path)) - used))
+            blobs = tuple(sorted((_blobs_of(path) & own) - used))
             used |= set(blobs)  # counted once
             what = f"revision {path.name[:8]}, which no name points at"
             found.append(Waste(what, repo, sum(map(_size, blobs)), (path, *blobs)))
@@ -107,18 +110,35 @@ def find_waste(cache_dir: Path, kept: frozenset[Path], busy: frozenset[str]) -> 
         if (mark := folder / PART_MARK).exists() or parts:
             size = sum(map(_size, parts))
             found.append(Waste("partial download", repo, size, (*parts, mark)))
-        lost = set((folder / "blobs").glob("*")) - used - set(parts)
+        lost = {p for p in own - used if not p.name.endswith(".incomplete")}
         found += [Waste("file of no revision", repo, _size(p), (p,)) for p in sorted(lost)]
-    return found
+        found += half_deleted(folder, repo)
+    return [*found, *half_deleted(hub_folder(cache_dir), "-")]
+
+
+def half_deleted(place: Path, repo: str) -> Iterator[Waste]:
+    """Return what deletions in this directory have left that were broken off."""
+    for path in sorted(place.glob(f"{_ASIDE}*")):
+        size = sum(_size(file) for file in path.rglob("*") if not file.is_symlink())
+        yield Waste("rest of a removal that was broken off", repo, size, (path,))
+
+
+def _own_blobs(folder: Path) -> set[Path]:
+    """Return the files that may be deleted, by their true paths: the cache may be a link itself.
+
+    A snapshot may also link to files elsewhere, which are somebody's.
+    """
+    blobs = (folder / "blobs").resolve()
+    return {blobs / path.name for path in blobs.glob("*")}
 
 
 def discard(waste: Waste) -> None:
     """Delete it, a snapshot in one step: it is there or not. Raises OSError."""
     for path in waste.paths:
-        if path.is_dir() and not path.is_symlink():
-            aside = path.parents[1] / f"gone-{uuid.uuid4().hex}"
-            path.rename(aside)
-            shutil.rmtree(aside)
+        if path.name.startswith(_ASIDE):
+            shutil.rmtree(path)
+        elif path.is_dir() and not path.is_symlink():
+            _delete(path, path.parents[1])
         else:
             path.unlink(missing_ok=True)
 
@@ -134,11 +154,18 @@ def tidy(cache_dir: Path, busy: frozenset[str]) -> None:
 def remove_repo(cache_dir: Path, repo: str) -> int:
     """Delete a repo with all its revisions; return the bytes that frees. Raises OSError."""
     folder = repo_folder(cache_dir, repo)
+    if folder.is_symlink():  # what it points at is somebody's
+        folder.unlink()
+        return 0
     size = sum(_size(path) for path in (folder / "blobs").glob("*"))
-    aside = folder.with_name(f"gone-{uuid.uuid4().hex}")
-    folder.rename(aside)
-    shutil.rmtree(aside)
+    _delete(folder, folder.parent)
     return size
+
+
+def _delete(directory: Path, place: Path) -> None:
+    aside = place / f"{_ASIDE}{uuid.uuid4().hex}"
+    directory.rename(aside)
+    shutil.rmtree(aside)
 
 
 def remove_revision(cache_dir: Path, revision: Cached) -> int:
@@ -146,7 +173,7 @@ def remove_revision(cache_dir: Path, revision: Cached) -> int:
     folder = repo_folder(cache_dir, revision.repo)
     others = (p for p in (folder / "snapshots").glob("*") if p != revision.path)
     used = {blob for path in others for blob in _blobs_of(path)}
-    own = tuple(sorted(set(_blobs_of(revision.path)) - used))
+    own = tuple(sorted((_blobs_of(revision.path) & _own_blobs(folder)) - used))
     size = sum(map(_size, own))
     for name in revision.refs:
         (folder / "refs" / name).unlink(missing_ok=True)
@@ -181,13 +208,12 @@ def _size(path: Path) -> int:
         return 0  # gone between the look and the question
 
 
-def _used_at(snapshot: Path) -> float:
-    """Return when it was last read: its engine reads the configuration at each start."""
+def _came_at(snapshot: Path) -> float:
+    """Return when it came; who reads it, also to list it, changes its access time."""
     try:
-        stat = (snapshot / "config.json").stat()
+        return (snapshot / "config.json").stat().st_mtime
     except OSError:
         return 0.0
-    return max(stat.st_atime, stat.st_mtime)
 
 
 def _total(mark: Path) -> int:

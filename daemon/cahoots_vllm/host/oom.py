@@ -26,6 +26,19 @@ def expose(pid: int, proc: Path = _PROC) -> None:
             file.write_text("0")
 
 
+def prefer(pid: int, proc: Path = _PROC) -> None:
+    """Let the kernel end this process before all others: it is there for convenience alone."""
+    with suppress(OSError):  # gone already
+        (proc / str(pid) / "oom_score_adj").write_text("1000")
+
+
+def prefer_no_more(pid: int, proc: Path = _PROC) -> None:
+    """Take `prefer` back: it is as much worth as this process."""
+    with suppress(OSError):  # gone already
+        own = (proc / "self" / "oom_score_adj").read_text()
+        (proc / str(pid) / "oom_score_adj").write_text(own)
+
+
 @dataclass(frozen=True, slots=True)
 class OomGrowth:
     """Where the kernel killed for memory meanwhile; `on_host` alone may mean a stranger."""

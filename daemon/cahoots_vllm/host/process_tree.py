@@ -6,7 +6,7 @@
 import contextlib
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +83,15 @@ def session_processes(session: int, started: int) -> list[ProcessInfo]:
     rows = read_all()
     members = {r.pid for r in rows.values() if r.session == session and r.started >= started}
     return [rows[pid] for pid in descendants(members, rows) if not rows[pid].is_zombie]
+
+
+def look_twice(look: Callable[[], list[ProcessInfo]]) -> list[ProcessInfo]:
+    """Return whom a look finds; nobody only where a second one finds nobody, too.
+
+    /proc is no snapshot. Who was forked after it was listed, by one that ended before its own row
+    was read, is missed by that look; its parent has changed by the next.
+    """
+    return look() or look()
 
 
 def kill(processes: Iterable[ProcessInfo], signum: signal.Signals) -> None:

@@ -5,25 +5,32 @@ were seen (shm_overview(7), multiprocessing.shared_memory).
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 _PLACE = "/dev/shm/"  # noqa: S108 (names of others are looked at, none is made)
-_DELETED = " (deleted)"
 # multiprocessing's, torch's, NCCL's, OpenMP's: whatever else a user has mapped is left alone.
-_KINDS = tuple(f"{_PLACE}{kind}" for kind in ("psm_", "sem.mp-", "torch_", "nccl-", "__KMP_"))
+_KINDS = ("psm_", "sem.mp-", "torch_", "nccl-", "__KMP_")
 
 
-def mapped(pids: Iterable[int], proc: Path = Path("/proc")) -> set[str]:
+def mapped(pids: Iterable[int], proc: Path = Path("/proc"), place: Path = Path(_PLACE)) -> set[str]:
     """Return the names in /dev/shm that these processes share memory by."""
-    found: set[str] = set()
+    inodes: set[int] = set()
     for pid in pids:
         with suppress(OSError):  # gone, or not for us to see
             rows = (proc / str(pid) / "maps").read_text(errors="replace").splitlines()
-            # A row ends with the file's path (proc_pid_maps(5)).
-            found.update(row[row.index(_PLACE) :] for row in rows if f" {_PLACE}" in row)
-    return {path for path in found if path.startswith(_KINDS) and not path.endswith(_DELETED)}
+            # Address, rights, offset, device, inode, path (proc_pid_maps(5)). Not by the path:
+            # glibc makes a semaphore by another name, which is gone by the time it has its own.
+            inodes.update(int(row.split(maxsplit=5)[4]) for row in rows if f" {_PLACE}" in row)
+    return {name for name, inode in _names(place) if inode in inodes} if inodes else set()
+
+
+def _names(place: Path) -> Iterator[tuple[str, int]]:
+    with suppress(OSError), os.scandir(place) as entries:
+        for entry in entries:
+            if entry.name.startswith(_KINDS):
+                yield entry.path, entry.inode()
 
 
 def of_our_user(place: Path = Path(_PLACE)) -> set[str]:
@@ -35,7 +42,7 @@ def of_our_user(place: Path = Path(_PLACE)) -> set[str]:
     for path in place.iterdir() if os.geteuid() != 0 else ():
         name = f"{_PLACE}{path.name}"
         with suppress(OSError):  # gone meanwhile
-            if name.startswith(_KINDS) and path.lstat().st_uid == os.geteuid():
+            if path.name.startswith(_KINDS) and path.lstat().st_uid == os.geteuid():
                 found.add(name)
     return found
 

@@ -7,12 +7,16 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 _HASH_CHUNK_BYTES = 1 << 20
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100_000_000  # safetensors' own bound
+# A look before a start, or for anybody who asks, reads no more: a larger header says nothing.
+_MAX_LOOK_BYTES = 16 << 20
+_MAX_FILES = 2000
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "*.pt")
 
 
@@ -40,11 +44,18 @@ def find_missing(directory: Path) -> str | None:
 
 
 def _missing_shard(index: Path) -> str | None:
-    try:
-        files = sorted({str(f) for f in json.loads(index.read_text())["weight_map"].values()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    files = _shards(index)
+    if files is None:
         return f"readable {index.name}"
     return next((name for name in files if not (index.parent / name).is_file()), None)
+
+
+def _shards(index: Path) -> list[str] | None:
+    """Return the files that an index names, None where it cannot be read."""
+    try:
+        return sorted({str(f) for f in json.loads(index.read_text())["weight_map"].values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def context_limit(directory: Path) -> int | None:
@@ -61,6 +72,21 @@ def context_limit(directory: Path) -> int | None:
         if isinstance(limit, int) and limit > 0:
             return limit
     return None
+
+
+def find_cut(directory: Path) -> dict[Path, str]:
+    """Return the weights that are not as long as their headers say, each with both sizes.
+
+    Reads the headers only, of the safetensors files that an engine would load. Raises OSError.
+    """
+    files = sorted(islice((p for p in directory.glob("*.safetensors") if p.is_file()), _MAX_FILES))
+    indexes = directory.glob("*.index.json")
+    named = {name for index in indexes for name in _shards(index) or ()}
+    # Mistral's own format beside the hub's: the engine takes one of them.
+    hubs = [path for path in files if not path.name.startswith("consolidated")] or files
+    looked = [path for path in hubs if path.name in named] or hubs
+    found = {path: _wrong_length(path, _MAX_LOOK_BYTES) for path in looked}
+    return {path: why for path, why in found.items() if why is not None}
 
 
 def find_damaged(directory: Path) -> dict[Path, str]:
@@ -87,19 +113,24 @@ def discard(paths: Iterable[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _wrong_length(path: Path) -> str | None:
-    """Say why a safetensors file cannot be whole (its format's README), None if it can."""
+def _wrong_length(path: Path, most_bytes: int = _MAX_HEADER_BYTES) -> str | None:
+    """Say why a safetensors file cannot be whole (its format's README), None if it can.
+
+    A header of more than `most_bytes` that the file has room for is not read.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
         if size < _LENGTH_BYTES or not 0 < length <= min(_MAX_HEADER_BYTES, size):
             return f"{size} bytes that do not begin like a safetensors file"
+        if length > most_bytes:
+            return None
         try:
             header = json.loads(file.read(length))
             ends = [t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"]
+            expected = _LENGTH_BYTES + length + max(ends, default=0)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
             return "its header cannot be read"
-    expected = _LENGTH_BYTES + length + max(ends, default=0)
     return None if size == expected else f"{size} bytes, {expected} by its header"
 
 

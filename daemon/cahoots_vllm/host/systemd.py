@@ -47,8 +47,14 @@ def pending_job(unit: Unit) -> str | None:
 
 def active_state(unit: Unit) -> str | None:
     """Return "active", "activating", "inactive", "failed", …; None: no answer. Blocking."""
-    said = _ask(unit, "show", "--property=ActiveState", "--value", unit.name)
-    return said.strip() if said else None
+    found = show(unit, "ActiveState")
+    return found.get("ActiveState") if found is not None else None
+
+
+def show(unit: Unit, *properties: str) -> dict[str, str] | None:
+    """Return properties of the unit (systemctl(1), show); None: no answer. Blocking."""
+    said = _ask(unit, "show", f"--property={','.join(properties)}", unit.name)
+    return dict(line.partition("=")[::2] for line in said.splitlines()) if said else None
 
 
 def _ask(unit: Unit, *arguments: str) -> str | None:

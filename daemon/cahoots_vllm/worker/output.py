@@ -51,6 +51,10 @@ class OutputPump:
         os.set_blocking(read_end, False)
         asyncio.get_running_loop().add_reader(read_end, self._read)
 
+    def hear(self, sink: LineSink) -> None:
+        """Let somebody else get each line from now on."""
+        self._sink = sink
+
     @property
     def lines(self) -> tuple[str, ...]:
         """What was said: the first 3000 lines and the last 2000."""

@@ -15,10 +15,15 @@ _METRICS_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
 _COUNTS_TIMEOUT = aiohttp.ClientTimeout(total=0.5)
 _RUNNING = re.compile(r"^vllm:num_requests_running{[^}]*} (\S+)", re.MULTILINE)
 _WAITING = re.compile(r"^vllm:num_requests_waiting{[^}]*} (\S+)", re.MULTILINE)
+_NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
 _BASE = "http://worker"
 _OK = 200
 _SERVER_ERROR = 500
 _UNAVAILABLE = 503
+
+
+class NoTokenError(Exception):
+    """No token came out of a worker; the text says what came instead."""
 
 
 class Probe:
@@ -94,20 +99,36 @@ class Probe:
         except (aiohttp.ClientError, TimeoutError, OSError):
             return False
 
-    async def first_token(self) -> str | None:
-        """Generate one token; return None when it came, else what came instead."""
+    async def tell(self, path: str) -> str | None:
+        """POST to a route that takes no body; return None on 200, else what came instead.
+
+        Without a deadline of its own.
+        """
+        try:
+            async with self._session.post(f"{_BASE}{path}", timeout=_NO_TIMEOUT) as response:
+                await response.read()
+                return None if response.status == _OK else f"HTTP {response.status}"
+        except (aiohttp.ClientError, OSError) as error:
+            return f"{type(error).__name__}: {error}"
+
+    async def first_token(self) -> str:
+        """Generate one token and return its text. Raises NoTokenError."""
         try:
             async with self._session.post(
                 f"{_BASE}/v1/completions", json=self._one_token, timeout=_TOKEN_TIMEOUT
             ) as response:
                 answer = await response.json(content_type=None)
-                if response.status == _OK and _has_token(answer):
-                    return None
-                return f"HTTP {response.status}: {str(answer)[:200]}"
-        except TimeoutError:
-            return f"no token within {_TOKEN_TIMEOUT.total:.0f} s"
+                status = response.status
+        except TimeoutError as error:
+            what = f"no token within {_TOKEN_TIMEOUT.total:.0f} s"
+            raise NoTokenError(what) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return f"{type(error).__name__}: {error}"
+            what = f"{type(error).__name__}: {error}"
+            raise NoTokenError(what) from error
+        if status != _OK or not _has_token(answer):
+            what = f"HTTP {status}: {str(answer)[:200]}"
+            raise NoTokenError(what)
+        return _text(answer)
 
 
 def _has_token(answer: object) -> bool:
@@ -116,3 +137,11 @@ def _has_token(answer: object) -> bool:
             return count > 0
         case _:
             return False
+
+
+def _text(answer: object) -> str:
+    match answer:
+        case {"choices": [{"text": str(text)}, *_]}:
+            return text
+        case _:
+            return ""

@@ -6,33 +6,33 @@ was not asked for, whatever its exit status (a dead engine exits 0).
 
 import asyncio
 import contextlib
-import os
+import logging
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from cahoots_vllm.core.diagnosis import Cause, Diagnosis, Exit, diagnose
+from cahoots_vllm.core.diagnosis import Cause, Diagnosis
 from cahoots_vllm.core.errors import CahootsError
 from cahoots_vllm.core.events import Lost, Ready
-from cahoots_vllm.core.evidence import HostEvidence
 from cahoots_vllm.core.launch import LaunchSpec
-from cahoots_vllm.core.phases import StartProgress, advance
-from cahoots_vllm.host.blocking import run_blocking
-from cahoots_vllm.worker.deaths import watch_processes
+from cahoots_vllm.core.phases import WAKING, StartProgress, advance
+from cahoots_vllm.host.children import Child, Command
+from cahoots_vllm.worker.context import WorkerContext
+from cahoots_vllm.worker.last_words import explain
 from cahoots_vllm.worker.leftovers import WorkerMark
 from cahoots_vllm.worker.output import LineSink
-from cahoots_vllm.worker.probe import Probe
-from cahoots_vllm.worker.running import Running, WorkerContext, find_again, spawn
-from cahoots_vllm.worker.stall import notice_dead, notice_stall
+from cahoots_vllm.worker.probe import NoTokenError, Probe
+from cahoots_vllm.worker.ready_watch import stay_ready
+from cahoots_vllm.worker.running import Running, clear_away, find_again, spawn
+from cahoots_vllm.worker.sleeper import Sleeper, SleepError, put_to_sleep
+from cahoots_vllm.worker.standby import Standby, StandbyError
 from cahoots_vllm.worker.tree import Growth
-from cahoots_vllm.worker.witness import Witness, call_witness, hear_witness, refresh_witness
+from cahoots_vllm.worker.witness import Witness, call_witness, hear_witness
 
+_LOG = logging.getLogger(__name__)
 _POLL_S = 0.25
-# After an engine process died the API server says why and answers its clients within half a
-# second; its own exit would take up to 5 s (entrypoints/launchers/launcher.py:309).
-_LAST_WORDS_S = 1.0
 _NOTE_EVERY_S = 1.0
-_JUDGE_S = 30.0
 _RECENT = 1000
 
 
@@ -40,7 +40,8 @@ _RECENT = 1000
 class Reports:
     """Where a worker's news goes; `suspect` comes at once, `event` when the cause is known.
 
-    `is_asked` is a question: whether requests are on it.
+    `plain`: it was started plainly, for the standby could not become it; why. `is_asked` is a
+    question: whether requests are on it.
     """
 
     event: Callable[[Ready | Lost], None]
@@ -48,6 +49,7 @@ class Reports:
     progress: Callable[[StartProgress], None]
     line: LineSink
     stuck: Callable[[str], None]
+    plain: Callable[[str], None]
     is_asked: Callable[[], bool]
 
 
@@ -60,8 +62,9 @@ class Worker:
         """Nothing is started yet."""
         self.generation = generation
         self.launch = launch
-        self.uds = context.uds(generation)
         self.progress = StartProgress()
+        # A digest of all that it is good for, "" where it is not known, or cannot be put to sleep.
+        self.made_for = ""
         self._context = context
         self._reports = reports
         self._running: Running | None = None
@@ -69,6 +72,18 @@ class Worker:
         self._probe: Probe | None = None
         self._witness: Witness | None = None
         self._is_ready = False
+        # The text of the first token that came out of it, None where an earlier daemon saw that.
+        self._canary: str | None = None
+
+    @property
+    def number(self) -> int:
+        """The generation that its process was started as: its socket is named after that."""
+        return self._running.generation if self._running is not None else self.generation
+
+    @property
+    def uds(self) -> Path:
+        """Its private socket."""
+        return self._context.uds(self.number)
 
     @property
     def pid(self) -> int | None:
@@ -80,16 +95,31 @@ class Worker:
         """Whether its API server has not ended yet."""
         return self._running is not None and self._running.child.is_running
 
-    def start(self, env: Mapping[str, str], secrets: Mapping[str, str]) -> None:
-        """Start the process; an engine that cannot be run is reported by `watch`."""
+    async def start(
+        self, env: Mapping[str, str], secrets: Mapping[str, str], standby: Standby | None
+    ) -> None:
+        """Start the process; an engine that cannot be run is reported by `watch`.
+
+        `standby` becomes it, where there is one; one that cannot costs nothing but its time.
+        """
+
+        async def start(command: Command) -> Child:
+            if standby is not None:
+                try:
+                    return await standby.become(command)
+                except StandbyError as error:
+                    self._reports.plain(str(error))
+            return self._context.children.start(command)
+
         try:
-            self._running = spawn(
+            self._running = await spawn(
                 self._context,
                 self.generation,
                 self.launch,
                 env=env,
                 secrets=secrets,
                 sink=self._take_line,
+                start=start,
             )
         except CahootsError as error:
             self._spawn_error = _not_run(error.message, error.remedy, is_retryable=False)
@@ -97,6 +127,9 @@ class Worker:
             # The host's own trouble: no cgroup, no descriptor, no process to be had just now.
             why = f"cannot start the worker: {error.strerror}: {error.filename or 'fork or pipe'}"
             self._spawn_error = _not_run(why, "see the unit's limits", is_retryable=True)
+        finally:
+            if self._running is None and standby is not None:
+                await standby.end()
 
     def find_again(self, mark: WorkerMark, *, is_ready: bool) -> bool:
         """Go on with the worker an earlier daemon left; False: nobody can.
@@ -107,6 +140,7 @@ class Worker:
         if self._running is None:
             return False
         self._is_ready = is_ready
+        self.made_for = mark.made_for
         for text in self._running.pump.lines:
             self.progress = advance(self.progress, text)
         return True
@@ -138,8 +172,9 @@ class Worker:
             await asyncio.wait((exit_status, watch), return_when=asyncio.FIRST_COMPLETED)
             self._reports.suspect(self.generation)
             seen = watch.result() if watch.done() else None
+            _LOG.debug("worker %s lost: %s; hearing why", self.generation, seen or "it ended")
             evidence = await hear_witness(self._witness)
-            diagnosis = await self._explain(running, seen, evidence)
+            diagnosis = await explain(running, seen, evidence, was_ready=self._is_ready)
             left = evidence.host_available_bytes
             self._reports.event(Lost(self.generation, diagnosis, left))
         finally:
@@ -166,7 +201,13 @@ class Worker:
                 return stuck
             self._is_ready = True
             self._reports.event(Ready(self.generation))
-        return await self._stay_ready(running, probe)
+        return await stay_ready(
+            running,
+            probe,
+            self._context.settings,
+            find_witness=lambda: self._witness,
+            is_asked=self._reports.is_asked,
+        )
 
     async def _become_ready(self, running: Running, probe: Probe) -> str | None:
         """Wait until a token came out. Return why not, if the start is stuck."""
@@ -183,62 +224,11 @@ class Worker:
                 return f"the start neither logged nor grew for {silence_s:.0f} s"
         if self.progress.can_generate is False:
             return None  # an embedding or scoring model: no token to wait for
-        error = await probe.first_token()
-        return None if error is None else f"no first token: {error}"
-
-    async def _stay_ready(self, running: Running, probe: Probe) -> str:
-        """Return once an engine process died, the API server says so, or nothing moves in it."""
-        settings = self._context.settings
-        interval_s = settings.health_interval_s
-        if self._witness is not None:
-            self._witness.note(running.tree.pids())
-        death: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        running.tree.note_shared_memory()
-        pidfds = watch_processes(running.tree.engine_processes(), death)
-        signs = {death, asyncio.ensure_future(notice_dead(probe, interval_s))}
-        if settings.stall_timeout_s > 0:
-            patience_s, is_asked = settings.stall_timeout_s, self._reports.is_asked
-            stall = notice_stall(probe, is_asked, timeout_s=patience_s, interval_s=interval_s)
-            signs.add(asyncio.ensure_future(stall))
         try:
-            while True:
-                seen, _ = await asyncio.wait(
-                    signs, timeout=interval_s, return_when=asyncio.FIRST_COMPLETED
-                )
-                if seen:
-                    return seen.pop().result()
-                await refresh_witness(self._witness)
-        finally:
-            for sign in signs:
-                sign.cancel()
-            for pidfd in pidfds:
-                asyncio.get_running_loop().remove_reader(pidfd)
-                os.close(pidfd)
-
-    async def _explain(
-        self, running: Running, seen: str | None, evidence: HostEvidence
-    ) -> Diagnosis:
-        """Return why it is lost, after its last words; `seen` is what was noticed first."""
-        exit_status = running.child.exit_status
-        if not exit_status.done():
-            await asyncio.wait((exit_status,), timeout=_LAST_WORDS_S)
-        running.pump.drain()
-        exit_ = Exit()
-        if exit_status.done():
-            exit_ = _exit(exit_status.result())
-        lines, was_ready = running.pump.lines, self._is_ready
-
-        def judge() -> Diagnosis:
-            return diagnose(
-                exit_, lines, was_ready=was_ready, seen=seen, evidence=evidence, is_unasked=True
-            )
-
-        # In a thread: thousands of lines are read by hundreds of rules, and requests are held.
-        try:
-            return await run_blocking(judge, deadline_s=_JUDGE_S)
-        except TimeoutError:
-            why = f"the worker ended ({exit_}); its log could not be judged in {_JUDGE_S:.0f} s"
-            return Diagnosis(Cause.UNKNOWN, why, "read it: cahootsctl logs", is_retryable=True)
+            self._canary = await probe.first_token()
+        except NoTokenError as error:
+            return f"no first token: {error}"
+        return None
 
     async def request_counts(self) -> tuple[int, int] | None:
         """Return how many requests run and wait in the engine, None if it does not say."""
@@ -247,6 +237,37 @@ class Worker:
     async def metrics(self) -> str | None:
         """Return the engine's own figures in Prometheus' format, None if it does not say."""
         return await self._probe.metrics() if self._probe and self._is_ready else None
+
+    async def fall_asleep(self, timeout_s: float) -> Sleeper:
+        """Put it to sleep; what comes back has its processes. Raises SleepError: it is as it was.
+
+        `watch` must have been cancelled, and no request may be left on it.
+        """
+        running = self._running
+        if running is None:
+            what = "it is not running"
+            raise SleepError(what)
+        return await put_to_sleep(
+            self._context,
+            running,
+            self.launch,
+            self.progress,
+            canary=self._canary,
+            timeout_s=timeout_s,
+        )
+
+    async def wake(self, sleeper: Sleeper, timeout_s: float) -> None:
+        """Go on with one that sleeps; `watch` it then. Raises SleepError: it is gone."""
+        self._running = sleeper.running
+        sleeper.running.pump.hear(self._take_line)
+        self.progress = replace(sleeper.progress, sub_phase=WAKING, fraction=None)
+        self._reports.progress(self.progress)
+        try:
+            await sleeper.wake(timeout_s)
+        except SleepError:
+            await self.stop(at_once=True)
+            self._running, self.progress = None, StartProgress()
+            raise
 
     async def stop(self, *, at_once: bool) -> None:
         """Climb the stop ladder until no process of the tree is left.
@@ -257,25 +278,13 @@ class Worker:
         """
         running = self._running
         if running is None:
+            await clear_away(self._context, self.generation)
             return
         if not at_once:
             running.child.send_signal(signal.SIGTERM)
             grace_s = self._context.settings.stop_grace_s
             await asyncio.wait((running.child.exit_status,), timeout=grace_s)
-        await running.tree.kill(self._reports.stuck)
-        await running.child.exit_status
-        running.pump.drain()
-        running.forget(self._context)
-        if running.minder is not None:  # outside the tree where there is no cgroup
-            running.minder.send_signal(signal.SIGKILL)
-            await running.minder.exit_status
-
-
-def _exit(status: int | None) -> Exit:
-    """Return how it ended; unknown for a process that an earlier daemon started."""
-    if status is None:
-        return Exit()
-    return Exit(code=status) if status >= 0 else Exit(signal=-status)
+        await running.end(self._context, self._reports.stuck)
 
 
 def _not_run(evidence: str, remedy: str, *, is_retryable: bool) -> Diagnosis:

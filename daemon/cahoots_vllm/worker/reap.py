@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from cahoots_vllm.host import cgroup, process_tree, shared_memory, systemd
@@ -40,7 +41,8 @@ def end_tree(group: Path | None, pid: int, started: int) -> None:
         return
     deadline = time.monotonic() + _DEADLINE_S
     shared: set[str] = set()
-    while left := process_tree.session_processes(pid, started):
+    look = partial(process_tree.session_processes, pid, started)
+    while left := process_tree.look_twice(look):
         shared |= shared_memory.mapped(process.pid for process in left)
         process_tree.kill(left, signal.SIGKILL)
         if time.monotonic() > deadline:

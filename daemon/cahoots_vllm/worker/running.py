@@ -6,58 +6,37 @@ when no daemon comes back.
 
 import fcntl
 import os
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 from cahoots_vllm.core.errors import CahootsError
 from cahoots_vllm.core.launch import WORKER_MARK, LaunchSpec, build_argv
 from cahoots_vllm.core.secret import is_secret_name
-from cahoots_vllm.core.settings import WorkerSettings
+from cahoots_vllm.host.blocking import run_blocking
 from cahoots_vllm.host.cgroup import WorkerCgroup
-from cahoots_vllm.host.children import Child, Children, Command
-from cahoots_vllm.host.fd_store import FdStore
-from cahoots_vllm.host.kernel_log import KernelLog
+from cahoots_vllm.host.children import Child, Command
 from cahoots_vllm.host.oom import expose
 from cahoots_vllm.host.process_info import read_environ
 from cahoots_vllm.host.process_tree import boot_id
+from cahoots_vllm.worker.context import WorkerContext
 from cahoots_vllm.worker.leftovers import WorkerMark, mark_worker
 from cahoots_vllm.worker.output import LineSink, OutputPump, line_file
+from cahoots_vllm.worker.reap import end_cgroup
 from cahoots_vllm.worker.tree import WorkerTree
 
+# Starts a command, in one way or another. Raises CahootsError (ENGINE_UNUSABLE) or OSError.
+Start = Callable[[Command], Awaitable[Child]]
+
+_END_DEADLINE_S = 20.0
 _PIPE_BYTES = 1 << 20  # nobody reads while the daemon restarts; an unprivileged user may have 1 MiB
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerContext:
-    """What every worker of this daemon shares."""
-
-    children: Children
-    runtime_dir: Path
-    cgroup_parent: Path | None
-    kernel_log: KernelLog
-    settings: WorkerSettings
-    store: FdStore
-
-    def uds(self, generation: int) -> Path:
-        """Return a generation's private socket."""
-        return self.runtime_dir / f"worker-{generation}.sock"
-
-    def cgroup(self, generation: int) -> WorkerCgroup | None:
-        """Return a generation's cgroup, None where none is delegated."""
-        if self.cgroup_parent is None:
-            return None
-        return WorkerCgroup.of(self.cgroup_parent, generation)
-
-    def mark(self, generation: int) -> str:
-        """Return what a generation's processes carry in their environment."""
-        return f"{self.runtime_dir}#{generation}"
-
-
-@dataclass(frozen=True, slots=True)
 class Running:
-    """One worker's process, output and tree."""
+    """One worker's process, output and tree, named after the generation it was started as."""
 
     generation: int
     child: Child
@@ -65,6 +44,16 @@ class Running:
     tree: WorkerTree
     minder: Child | None
     api_key: str | None
+
+    async def end(self, context: WorkerContext, on_stuck: Callable[[str], None]) -> None:
+        """SIGKILL the whole tree and return when nothing of it is left; as WorkerTree.kill."""
+        await self.tree.kill(on_stuck)
+        await self.child.exit_status
+        self.pump.drain()
+        self.forget(context)
+        if self.minder is not None:  # outside the tree where there is no cgroup
+            self.minder.send_signal(signal.SIGKILL)
+            await self.minder.exit_status
 
     def forget(self, context: WorkerContext) -> None:
         """Take away what a later daemon would find it by: it is gone."""
@@ -74,7 +63,7 @@ class Running:
         context.uds(self.generation).unlink(missing_ok=True)
 
 
-def spawn(
+async def spawn(
     context: WorkerContext,
     generation: int,
     launch: LaunchSpec,
@@ -82,6 +71,7 @@ def spawn(
     env: Mapping[str, str],
     secrets: Mapping[str, str],
     sink: LineSink,
+    start: Start,
 ) -> Running:
     """Start a worker. Raises CahootsError (ENGINE_UNUSABLE) or OSError."""
     cgroup = context.cgroup(generation)
@@ -99,7 +89,7 @@ def spawn(
         cgroup=cgroup.path if cgroup is not None else None,
     )
     try:
-        child = context.children.start(command)
+        child = await start(command)
     except BaseException:
         os.close(read_end)
         raise
@@ -117,6 +107,13 @@ def spawn(
     )
 
 
+async def clear_away(context: WorkerContext, generation: int) -> None:
+    """End what a start that came to nothing has left in its cgroup, and remove that."""
+    cgroup = context.cgroup(generation)
+    if cgroup is not None:
+        await run_blocking(partial(end_cgroup, cgroup.path), deadline_s=_END_DEADLINE_S)
+
+
 def find_again(context: WorkerContext, mark: WorkerMark, sink: LineSink) -> Running | None:
     """Return the worker an earlier daemon left, None where nobody could go on with it.
 
@@ -124,7 +121,7 @@ def find_again(context: WorkerContext, mark: WorkerMark, sink: LineSink) -> Runn
     counts as ended: its last words are in the pipe, and say why. Without the pipe nobody could read
     them, and a living one's next word would end it (EPIPE).
     """
-    generation = mark.generation
+    generation = mark.named_after
     pipes = context.store.take(_output_name(generation))
     for spare in pipes[1:]:
         os.close(spare)

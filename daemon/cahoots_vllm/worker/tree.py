@@ -8,16 +8,22 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from cahoots_vllm.core.launch import WORKER_MARK
 from cahoots_vllm.host import process_tree, shared_memory
+from cahoots_vllm.host.blocking import run_blocking
 from cahoots_vllm.host.cgroup import WorkerCgroup
 from cahoots_vllm.host.children import Children
 from cahoots_vllm.host.process_info import environ_value
 
 _POLL_S = 0.02
 _STUCK_S = 10.0
+_LOOK_DEADLINE_S = 2.0
+# It hangs, or none can be started (TasksMax=): a worker is ended all the same.
+_NO_THREAD = (TimeoutError, RuntimeError)
 _GROWTH_MIB = 8.0
 _PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 1024 / 1024
 
@@ -72,9 +78,14 @@ class WorkerTree:
         """Return the resident memory of all its processes in MiB (shared pages count twice)."""
         return sum(_resident_pages(pid) for pid in self.pids()) * _PAGE_MIB
 
-    def note_shared_memory(self) -> None:
-        """Remember what it shares by name: the dead cannot be asked."""
-        self._shared |= shared_memory.mapped(self.pids())
+    async def note_shared_memory(self) -> None:
+        """Remember what it shares by name: the dead cannot be asked, nor can some of the hung.
+
+        A process that hangs in its memory's lock lets nobody read its mappings (mmap_lock).
+        """
+        look = partial(shared_memory.mapped, self.pids())
+        with suppress(*_NO_THREAD):
+            self._shared |= await run_blocking(look, deadline_s=_LOOK_DEADLINE_S)
 
     async def kill(self, on_stuck: Callable[[str], None]) -> None:
         """SIGKILL until nobody is left.
@@ -83,7 +94,7 @@ class WorkerTree:
         once that ends. `on_stuck` is told who it is after 10 s, and again every 10 s.
         """
         said_at = asyncio.get_running_loop().time()
-        self.note_shared_memory()
+        await self.note_shared_memory()
         while not self._is_empty():
             now = asyncio.get_running_loop().time()
             if now - said_at >= _STUCK_S:
@@ -96,12 +107,16 @@ class WorkerTree:
             self._children.reap_orphans()
             await asyncio.sleep(_POLL_S)
         self._children.reap_orphans()
-        shared_memory.unlink(self._shared)
+        with suppress(*_NO_THREAD):
+            take_away = partial(shared_memory.unlink, self._shared)
+            await run_blocking(take_away, deadline_s=_LOOK_DEADLINE_S)
         if self._cgroup is not None:
             self._cgroup.remove()
 
     def _is_empty(self) -> bool:
-        return not (self._cgroup.is_populated if self._cgroup is not None else self._walk())
+        if self._cgroup is not None:
+            return not self._cgroup.is_populated
+        return not process_tree.look_twice(self._walk)
 
 
 def _resident_pages(pid: int) -> int:

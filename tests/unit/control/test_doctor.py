@@ -3,7 +3,8 @@
 import asyncio
 
 from cahoots_vllm.control.doctor import Check, examine
-from cahoots_vllm.core.doctor.finding import Findings, Group, Judge, Level
+from cahoots_vllm.core.doctor.finding import Findings, Group, Judge
+from cahoots_vllm.core.level import Level
 
 JUDGE = Judge("well", Group.SERVICE)
 

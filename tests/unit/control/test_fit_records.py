@@ -1,10 +1,12 @@
 """What a start says of its memory is kept for the same model, engine, GPU and options only."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from cahoots_vllm.control.fit_records import About, FitRecord, FitRecords, fit_key
+from cahoots_vllm.control.state_file import StateFile
 from cahoots_vllm.core.evidence import Device
 from cahoots_vllm.core.fit.measured import NOTHING_SEEN, Seen
 from cahoots_vllm.core.launch import LaunchSpec
@@ -103,3 +105,33 @@ def test_oldest_figures_go_first() -> None:
         start(records, replace(LAUNCH, source=f"/m/{number}"), generation=number + 1)
     kept = [record.key.source for record in saved[-1]]
     assert (len(kept), kept[0], kept[-1]) == (50, "/m/10", "/m/59")
+
+
+@pytest.mark.parametrize(
+    "fits",
+    [
+        "7", '"x"', "{}", "[7]", "[{}]", '[{"key": 7, "seen": {}}]',
+        '[{"key": {"source": "/a"}, "seen": {"weights_bytes": 1}}]',
+        '[{"key": {"source": "/a", "engine": "1", "devices": [], "options": ""}, "seen": 7}]',
+    ],
+)  # fmt: skip
+def test_damaged_figures_lose_only_themselves(tmp_path: Path, fits: str) -> None:
+    path = tmp_path / "state.json"
+    path.write_text(f'{{"generation": 7, "load_times": {{"org/a": [3.0]}}, "fits": {fits}}}')
+    file = StateFile(path)
+    record = file.load()
+    assert (record.generation, record.load_times) == (7, {"org/a": (3.0,)})
+    assert (record.fits, file.warnings) == ((), ())
+
+
+def test_figures_outlive_the_daemon_and_older_files_have_none(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    path.write_text('{"generation": 7}')
+    file = StateFile(path)
+    assert file.load().fits == ()
+    start(FitRecords((), lambda fits: file.save(fits=fits)))
+    again = StateFile(path).load()
+    assert again.generation == 7
+    assert FitRecords(again.fits, lambda _: None).find(fit_key(LAUNCH, "0.32.0", (GPU,))) == Seen(
+        6 * GIB, 2 * GIB
+    )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cahoots_vllm.control.gate import Gate
+from cahoots_vllm.control.gate import Gate, Sleeping
 from cahoots_vllm.core.evidence import Device
 from cahoots_vllm.core.launch import WORKER_MARK, LaunchSpec
 from cahoots_vllm.core.memory import HOST_KEY
@@ -64,6 +64,31 @@ async def test_enough_memory_is_not_waited_for() -> None:
     (device,) = await measure(gpus)
     assert gpus.asked == 1
     assert (device.key, device.name, device.free_bytes) == ("GPU-0", "GPU 0 (A)", 23 * GIB)
+
+
+async def test_workers_that_sleep_are_ended_before_anybody_waits() -> None:
+    gpus = Gpus((gpu(4.0),), (gpu(3.0),), (gpu(2.0),))
+    sleepers = ["a", "b", "c"]
+
+    async def end_one() -> bool:
+        return bool(sleepers and sleepers.pop(0))
+
+    sleeping = Sleeping(frozenset(), end_one)
+    gate = Gate(gpus, MARK)
+    await gate.measure(SPEC, is_cpu=False, on_ended=lambda _: None, sleeping=sleeping)
+    assert sleepers == ["c"]
+
+
+async def test_what_is_left_of_the_one_that_wakes_is_its_own_again() -> None:
+    gpus = Gpus((gpu(4.0, 4242),))
+
+    async def end_one() -> bool:
+        raise AssertionError
+
+    sleeping = Sleeping(frozenset((4242,)), end_one)
+    gate = Gate(gpus, MARK)
+    (device,) = await gate.measure(SPEC, is_cpu=False, on_ended=lambda _: None, sleeping=sleeping)
+    assert (device.free_bytes, device.holders) == (24 * GIB, ())
 
 
 async def test_memory_on_its_way_back_is_waited_for() -> None:

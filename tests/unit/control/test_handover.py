@@ -14,6 +14,8 @@ from cahoots_vllm.core.memory import Change, Memory, Room, Sizes
 from cahoots_vllm.core.settings import EngineInfo, Settings
 from cahoots_vllm.core.state import Failure, Idle, Live, Plan, Stage, State, Strike
 from cahoots_vllm.worker.leftovers import WorkerMark
+from cahoots_vllm.worker.standby import Warmth
+from cahoots_vllm.worker.standby_source import StandbyMark
 
 MARK = WorkerMark(3, 4242, 99, "boot")
 GOAL = LaunchSpec(
@@ -126,6 +128,28 @@ def test_file_with_more_fields_is_read(tmp_path: Path) -> None:
     document["later"] = document["state"]["later"] = 1
     path.write_text(json.dumps(document))
     assert Handover(path).read() is not None
+
+
+def test_standby_is_handed_over_whatever_becomes_of_the_worker(tmp_path: Path) -> None:
+    path, standby = tmp_path / "handover.json", StandbyMark(2, 77, 5, "print", Warmth("1", None))
+    one = Handover(path)
+    one.stand_by(standby)
+    one.step(replace(STATE, live=None), SETTINGS)
+    one.started(MARK, STATE, SETTINGS, {})
+    left = Handover(path).read()
+    assert left is not None
+    assert left.standby == standby
+    other = Handover(path)
+    other.read()
+    assert other.standby == standby
+    other.step(STATE, SETTINGS)
+    left = Handover(path).read()
+    assert left is not None
+    assert left.standby == standby
+    other.stand_by(None)
+    left = Handover(path).read()
+    assert left is not None
+    assert left.standby is None
 
 
 def test_full_disk_is_no_error(tmp_path: Path) -> None:

@@ -40,6 +40,17 @@ def test_only_a_start_that_became_ready_teaches() -> None:
     times.update(live(Stage.DRAINING, 0), live(Stage.READY, 9), 9)
 
 
+def test_one_that_woke_teaches_nothing_and_the_next_start_does() -> None:
+    saved: list[Mapping[str, tuple[float, ...]]] = []
+    times = LoadTimes({}, lambda now: saved.append(dict(now)), Rotation())
+    times.skip(1)
+    times.update(live(Stage.STARTING, 0), live(Stage.READY, 1), 1)
+    assert saved == []
+    times.skip(2)
+    times.update(live(Stage.STARTING, 0), live(Stage.READY, 30), 30)
+    assert saved == [{"org/a": (30.0,)}]
+
+
 @pytest.mark.parametrize(
     ("state", "expected"),
     [

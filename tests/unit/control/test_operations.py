@@ -4,10 +4,19 @@ import asyncio
 
 import pytest
 
-from cahoots_vllm.control.operation import Before, Caller, Operation, Progress, Target
+from cahoots_vllm.control.operation import (
+    Before,
+    Caller,
+    Operation,
+    Progress,
+    Target,
+    operation_view,
+)
 from cahoots_vllm.control.operations import Operations
 from cahoots_vllm.core.errors import CahootsError, Kind
+from cahoots_vllm.core.fit.checks import Check
 from cahoots_vllm.core.launch import LaunchSpec
+from cahoots_vllm.core.level import Level
 from cahoots_vllm.core.memory import Memory, read_sizes
 from cahoots_vllm.core.state import Idle, Live, Plan, Stage, State
 from cahoots_vllm.core.wire import OperationState
@@ -119,3 +128,18 @@ async def test_unloaded_goal_is_as_good_as_there() -> None:
     done = operations.settle(State(goal=_GOAL, idle=Idle(1.0, 600.0)), {})
     assert done is not None
     assert done.state is OperationState.DONE
+
+
+async def test_what_the_look_said_is_kept_with_the_operation_that_starts_the_model() -> None:
+    operations = Operations()
+    fits = (Check("memory", Level.OK, "fits"),)
+    operations.looked("org/a", fits)  # a start that nobody waits for
+    operation = begin(operations)
+    operations.looked("org/b", fits)
+    assert operations.get(operation.id).looked == ()
+    operations.looked("org/a", fits)
+    done = operations.settle(State(goal=_GOAL, live=live()), {})
+    assert done is not None
+    assert operation_view(done)["looked"] == [
+        {"name": "memory", "level": "ok", "sentence": "fits", "remedy": ""}
+    ]

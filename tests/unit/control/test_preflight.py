@@ -10,6 +10,10 @@ from cahoots_vllm.core.diagnosis import Cause, Diagnosis
 from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.host.hub import Fetched, FetchProgress, FetchReport
 
+_WHOLE = b"\x02" + bytes(7) + b"{}"  # a file of no tensors
+_HEADER = b'{"w":{"dtype":"U8","shape":[9],"data_offsets":[0,9]}}'
+_CUT = len(_HEADER).to_bytes(8, "little") + _HEADER + bytes(4)
+_SAID = "x.safetensors: 65 bytes, 70 by its header"
 _KNOWN = ("SmolLM2-135M-Instruct", "Qwen/Qwen3-32B-Instruct")
 
 
@@ -31,7 +35,7 @@ class StubHub:
 def model(directory: Path) -> Path:
     directory.mkdir(parents=True)
     (directory / "config.json").write_text('{"max_position_embeddings": 2048}')
-    (directory / "x.safetensors").write_text("")
+    (directory / "x.safetensors").write_bytes(_WHOLE)
     return directory
 
 
@@ -75,11 +79,17 @@ async def test_download_is_told_and_its_directory_served(tmp_path: Path) -> None
     assert said[1:] == [("downloading org/x", None), ("downloading org/x", 0.5)]
 
 
-async def test_model_in_the_cache_needs_no_hub(tmp_path: Path) -> None:
+def in_cache(tmp_path: Path) -> Path:
+    """Put org/x into the hub's cache; return its snapshot."""
     root = tmp_path / "huggingface" / "hub" / "models--org--x"
-    model(root / "snapshots" / "abc")
+    snapshot = model(root / "snapshots" / "abc")
     (root / "refs").mkdir()
     (root / "refs" / "main").write_text("abc")
+    return snapshot
+
+
+async def test_model_in_the_cache_needs_no_hub(tmp_path: Path) -> None:
+    in_cache(tmp_path)
     hub = StubHub()
     result, _ = await check(goal("org/x"), tmp_path, hub)
     assert isinstance(result, LaunchSpec)
@@ -109,3 +119,38 @@ async def test_directory_that_lacks_something_is_named_with_it(tmp_path: Path) -
     result, _ = await check(goal(str(tmp_path)), tmp_path, StubHub())
     assert isinstance(result, Diagnosis)
     assert result.evidence == f"{tmp_path} is no complete model: it has no config.json"
+
+
+async def test_weights_that_were_cut_short_in_a_directory_are_refused_and_kept(
+    tmp_path: Path,
+) -> None:
+    directory = model(tmp_path / "m")
+    (directory / "x.safetensors").write_bytes(_CUT)
+    result, _ = await check(goal(str(directory)), tmp_path, StubHub())
+    assert isinstance(result, Diagnosis)
+    assert (result.cause, result.is_retryable) == (Cause.CORRUPT_WEIGHTS, False)
+    assert result.evidence == _SAID
+    assert str(directory) in result.remedy
+    assert (directory / "x.safetensors").read_bytes() == _CUT
+
+
+async def test_weights_that_were_cut_short_in_the_cache_are_fetched_again(tmp_path: Path) -> None:
+    snapshot = in_cache(tmp_path)
+    file = snapshot / "x.safetensors"
+    file.write_bytes(_CUT)
+    hub = StubHub(Fetched(str(model(tmp_path / "fetched"))))
+    result, said = await check(goal("org/x"), tmp_path, hub)
+    assert isinstance(result, LaunchSpec)
+    assert (hub.asked, file.exists()) == (["org/x"], False)
+    assert _SAID in said[0][0]
+
+
+async def test_weights_that_the_hub_itself_has_cut_short_are_refused(tmp_path: Path) -> None:
+    fetched = model(tmp_path / "fetched")
+    (fetched / "x.safetensors").write_bytes(_CUT)
+    hub = StubHub(Fetched(str(fetched)))
+    result, _ = await check(goal("org/x"), tmp_path, hub)
+    assert isinstance(result, Diagnosis)
+    assert (result.cause, result.is_retryable) == (Cause.CORRUPT_WEIGHTS, False)
+    assert _SAID in result.evidence
+    assert "another repo" in result.remedy

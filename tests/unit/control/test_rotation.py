@@ -253,3 +253,24 @@ async def test_who_begins_to_wait_is_told_of_and_who_does_not_is_not() -> None:
     await wait(rotation)
     assert told == [1, 2]
     await rotation.retire(1)
+
+
+async def test_worker_that_is_ended_twice_tells_its_requests_once() -> None:
+    backend = Backend(1, _UDS, "m")
+    is_told = asyncio.Event()
+
+    async def ask() -> None:
+        async with backend.request():
+            try:
+                await asyncio.Event().wait()
+            finally:
+                is_told.set()
+                await asyncio.sleep(0)  # it tidies up
+
+    asked = asyncio.create_task(ask())
+    await asyncio.sleep(0)
+    await backend.end()
+    await is_told.wait()
+    await backend.end()
+    with pytest.raises(TimeoutError):
+        await asked

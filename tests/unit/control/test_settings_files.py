@@ -5,12 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from cahoots_vllm.control.settings_files import CommandLine, load_settings
+from cahoots_vllm.control.settings_schema import ConfigFile
 from cahoots_vllm.core.api_keys import digest_of
-from cahoots_vllm.core.config_view import config_entries
+from cahoots_vllm.core.config_view import config_changes, config_entries
 from cahoots_vllm.core.errors import CahootsError, Kind
-from cahoots_vllm.core.settings import Settings, make_launch_spec
+from cahoots_vllm.core.settings import Settings, StandbyMode, make_launch_spec
 from cahoots_vllm.host.paths import Paths
 from fake_vllm.engine_dir import make_engine
 
@@ -41,6 +43,24 @@ def blame(paths: Paths) -> CahootsError:
     assert raised.value.kind is Kind.BAD_SETTINGS
     assert raised.value.remedy
     return raised.value
+
+
+def test_every_key_of_the_configuration_is_shown_and_its_change_is_told(paths: Paths) -> None:
+    """All but those of another kind: `gateway.api_keys_file` names a file, options are free."""
+    old = load(paths)
+    tables = {"": ConfigFile} | {
+        f"{name}.": info.annotation
+        for name, info in ConfigFile.model_fields.items()
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
+    }
+    keys = {f"{table}{key}" for table, model in tables.items() for key in model.model_fields}
+    keys -= {name.rstrip(".") for name in tables} | {"options"}
+    assert keys <= {entry.key for entry in config_entries(old)}
+    assert len(keys) > 20
+    new = replace(old, standby=StandbyMode.OFF)
+    assert [(c.key, c.before, c.after) for c in config_changes(old, new)] == [
+        ("standby", "auto", "off")
+    ]
 
 
 def test_defaults(paths: Paths) -> None:

@@ -78,6 +78,18 @@ def read(path: Path) -> tuple[Settings | None, CahootsError | None]:
     return new, None
 
 
+@pytest.mark.parametrize(
+    "line", [f"LLM_PROVIDER{SECRET}\nLLM_PROVIDER{SECRET}", f"VLLM_{SECRET}=1"]
+)
+def test_token_without_its_equals_sign_is_told_nowhere(tmp_path: Path, line: str) -> None:
+    path = tmp_path / ".env"
+    path.write_text(f"LLM_PROVIDER=local\n{line}\nHF_TOKEN={SECRET}\n")
+    new, error = read(path)
+    assert (new is None) == (error is not None)
+    told = (new, config_entries(new), config_changes(RUNNING, new)) if new is not None else error
+    assert SECRET not in repr(told)
+
+
 def test_the_fuzz_is_no_sleeper() -> None:
     """What it looks for is found where it is: the assertion above can fail."""
     leaking = Settings("local", SECRET, EngineInfo("/e", "0.32"), "/cache", "/.env")

@@ -3,7 +3,7 @@
 It stands for control.supervisor and everything below it. Answers come from the tests, in any
 order, late, twice or never; `settle` lets the world cooperate until nothing is asked any more.
 With `is_gate_open` memory is always still and enough: the gate is answered at once, and neither it
-nor what is remembered shows in the effects.
+nor what is remembered shows in the effects. Beside a worker there are `devices_beside`.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,9 +38,10 @@ from cahoots_vllm.core.events import (
     WakeAt,
     Want,
 )
+from cahoots_vllm.core.evidence import Device
 from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.lifecycle import step
-from cahoots_vllm.core.state import Stage, State
+from cahoots_vllm.core.state import Live, Stage, State
 from cahoots_vllm.core.wire import Phase
 
 A = LaunchSpec(model="org/a", source="org/a", engine="/engine")
@@ -49,7 +50,8 @@ C = LaunchSpec(model="org/c", source="org/c", engine="/engine")
 MENDABLE = Diagnosis(Cause.ENGINE_DEAD_OTHER, "it died", "wait", is_retryable=True)
 FATAL = Diagnosis(Cause.BAD_ARGUMENTS, "bad option", "correct it", is_retryable=False)
 # Preflight, drain, stop, start, ready, twice, and a wait: more is a loop.
-ENOUGH_STEPS = 16
+ENOUGH_STEPS = 20
+ROOMY = (Device("gpu", "GPU 0", 24 << 30, 24 << 30),)
 
 Answer = Callable[["Environment"], Event]
 
@@ -61,21 +63,23 @@ def fitted(goal: LaunchSpec) -> LaunchSpec:
 
 @dataclass
 class Environment:
-    """The world of one daemon; every field but the first three says what is still asked of it."""
+    """The world of one daemon; every field but the first four says what is still asked of it."""
 
     state: State = field(default_factory=State)
     now: float = 1000.0
     limits: Limits = DEFAULT_LIMITS
     is_gate_open: bool = True
+    devices_beside: tuple[Device, ...] = ()
     measuring: LaunchSpec | None = None
     remembered: tuple[Remember, ...] = ()
     checking: LaunchSpec | None = None
     starting: int | None = None
     admitted: int | None = None
-    draining: int | None = None
-    stopping: int | None = None
+    replaced: int | None = None
+    draining: frozenset[int] = frozenset()
+    stopping: frozenset[int] = frozenset()
     wake_at: float | None = None
-    process: int | None = None
+    processes: frozenset[int] = frozenset()
     stopped: frozenset[int] = frozenset()
     spawned: tuple[LaunchSpec, ...] = ()
 
@@ -93,8 +97,13 @@ class Environment:
             return effects
         effects = tuple(e for e in effects if not isinstance(e, Measure | Remember))
         if self.measuring is not None:
-            effects += self.send(Measured(self.measuring, ()))
+            effects += self.send(self._measured(self.measuring))
         return effects
+
+    def _measured(self, launch: LaunchSpec) -> Measured:
+        is_beside = self.state.live is not None
+        devices = self.devices_beside if is_beside else ()
+        return Measured(launch, devices, is_beside, host_available_bytes=64 << 30)
 
     def play(self, events: Sequence[Event]) -> "Environment":
         """Let events happen one after the other."""
@@ -107,12 +116,14 @@ class Environment:
         match event:
             case Checked(goal) | CheckFailed(goal) if goal == self.checking:
                 self.checking = None
-            case Measured(launch) if launch == self.measuring:
-                self.measuring = None
+            case Measured(launch, _, is_beside) if launch == self.measuring:
+                is_answer = is_beside == (self.state.live is not None)
+                self.measuring = None if is_answer else launch
             case Ready(generation) if generation == self.starting:
                 self.starting = None
-            case Gone(generation) if generation == self.stopping:
-                self.stopping = self.process = None
+            case Gone(generation) if generation in self.stopping:
+                self.stopping -= {generation}
+                self.processes -= {generation}
             case _:
                 pass
 
@@ -128,26 +139,33 @@ class Environment:
             case Remember():
                 self.remembered += (effect,)
             case Spawn(generation, launch):
-                assert self.process is None, "started beside a living worker"
+                beside = self.state.beside is not None
+                assert len(self.processes) == int(beside), "started beside a living worker"
                 assert self.state.goal is not None
                 wanted = fitted(self.state.goal)
                 assert replace(launch, options=wanted.options) == wanted, "nobody wants that"
-                self.process = self.starting = generation
+                self.starting = generation
+                self.processes |= {generation}
                 self.spawned += (launch,)
             case Admit(generation):
-                assert generation == self.process
+                assert generation in self.processes
                 assert self.state.live is not None
                 assert self.state.live.stage is Stage.READY
-                self.admitted, self.draining = generation, None
+                assert generation == self.state.live.generation
+                self.replaced, self.admitted = self.admitted, generation
+                self.draining -= {generation}
             case Drain(generation):
-                assert generation == self.admitted, "nothing to drain"
-                self.admitted, self.draining = None, generation
+                assert generation in (self.admitted, self.replaced), "nothing to drain"
+                self.admitted = _unless(generation, self.admitted)
+                self.draining |= {generation}
             case Stop(generation):
-                assert generation == self.process
+                assert generation in self.processes
                 assert generation not in self.stopped, "stopped twice"
                 self.stopped |= {generation}
-                self.admitted = self.draining = self.starting = None
-                self.stopping = generation
+                self.admitted = _unless(generation, self.admitted)
+                self.starting = _unless(generation, self.starting)
+                self.draining -= {generation}
+                self.stopping |= {generation}
             case WakeAt(at):
                 assert at >= self.now
                 self.wake_at = at
@@ -156,33 +174,32 @@ class Environment:
 
     def _check_asked(self) -> None:
         """The lifecycle waits for exactly what was asked for: else it would wait for ever."""
-        live = self.state.live
-        assert self.process == (live.generation if live is not None else None)
+        assert self.processes == {one.generation for one in self._there()}
         assert self.checking == self.state.checking
         if self.state.measuring is None:
             self.measuring = None  # an answer that nobody waits for is stale
         assert self.measuring == self.state.measuring
-        assert self.starting == self._in_stage(Stage.STARTING)
-        assert self.admitted == self._in_stage(Stage.READY)
+        assert {self.starting} - {None} == self._in_stage(Stage.STARTING)
+        assert {self.admitted} - {None} == self._in_stage(Stage.READY)
         assert self.draining == self._in_stage(Stage.DRAINING)
         assert self.stopping == self._in_stage(Stage.STOPPING)
         assert self.state.retry_at in (None, self.wake_at)
 
-    def _in_stage(self, stage: Stage) -> int | None:
-        live = self.state.live
-        return live.generation if live is not None and live.stage is stage else None
+    def _there(self) -> list[Live]:
+        return [one for one in (self.state.live, self.state.beside) if one is not None]
+
+    def _in_stage(self, stage: Stage) -> set[int]:
+        return {one.generation for one in self._there() if one.stage is stage}
 
     def next_answers(self) -> list[Event]:
         """Return everything a cooperative world could say now, workers before preflight."""
         answers: list[Event] = []
-        if self.stopping is not None:
-            answers.append(Gone(self.stopping))
-        if self.draining is not None:
-            answers.append(Drained(self.draining))
+        answers += [Gone(generation) for generation in sorted(self.stopping)]
+        answers += [Drained(generation) for generation in sorted(self.draining)]
         if self.starting is not None:
             answers.append(Ready(self.starting))
         if self.measuring is not None:
-            answers.append(Measured(self.measuring, ()))
+            answers.append(self._measured(self.measuring))
         if self.checking is not None:
             answers.append(Checked(self.checking, fitted(self.checking)))
         if self.state.retry_at is not None:
@@ -224,11 +241,15 @@ class Environment:
                 live = state.live
                 return live is not None and live.plan.goal == state.goal and not live.is_leaving
             case Phase.OFF:
-                return (state.goal is None or state.idle is not None) and self.process is None
+                return (state.goal is None or state.idle is not None) and not self.processes
             case Phase.FAILED:
-                return state.is_failed and self.process is None
+                return state.is_failed and not self.processes
             case _:
                 return False
+
+
+def _unless(gone: int, generation: int | None) -> int | None:
+    return None if generation == gone else generation
 
 
 def check_invariants(state: State) -> None:
@@ -247,10 +268,18 @@ def check_invariants(state: State) -> None:
         assert state.checking == state.goal, "a goal nobody wants is being checked"
     if state.plan is not None:
         assert state.plan.goal == state.goal, "the plan is not for the goal"
-    if state.live is not None:
-        assert state.live.generation == state.generation, "not the newest worker"
-        if state.idle is not None:
-            assert state.live.stage in (Stage.DRAINING, Stage.STOPPING), "not even on its way"
+    live, beside = state.live, state.beside
+    if live is not None and state.idle is not None:
+        assert live.stage in (Stage.DRAINING, Stage.STOPPING), "not even on its way"
+    if beside is not None:
+        assert beside.stage is not Stage.READY, "two would serve"
+        if beside.stage is Stage.STARTING:
+            assert live is not None, "nobody it would be beside"
+            assert live.stage is Stage.READY, "requests are sent to nobody"
+            assert beside.plan.goal == state.goal, "nobody wants it"
+    if live is not None and beside is not None:
+        assert live.generation != beside.generation
+        assert state.generation in (live.generation, beside.generation), "not the newest workers"
 
 
 def every_event(goals: Sequence[LaunchSpec] = (A, B, C)) -> dict[str, Answer]:

@@ -21,8 +21,11 @@ from cahoots_vllm.core.settings import (
     GatewaySettings,
     Profile,
     Settings,
+    SleepSettings,
+    StandbyMode,
     WorkerSettings,
 )
+from cahoots_vllm.core.wire import SwapStrategy
 
 OLD, NEW = "hf_" + "oldPrivate" * 2, "hf_" + "newPrivate" * 2
 ENV = "/etc/cahoots-vllm/.env"
@@ -231,6 +234,15 @@ CHANGES: dict[str, tuple[Settings, dict[str, Effect]]] = {
             "worker.stop_grace_s": Effect.LIVE,
             "memory.floor": Effect.LIVE,
         },
+    ),
+    "standby": (replace(SETTINGS, standby=StandbyMode.ON), {"standby": Effect.LIVE}),
+    "way to swap": (
+        replace(SETTINGS, swap=SwapStrategy.SEQUENTIAL, sleep=SleepSettings(timeout_s=30.0)),
+        {"swap.strategy": Effect.LIVE, "swap.sleep_timeout_s": Effect.LIVE},
+    ),
+    "swaps by sleep": (  # the worker has to be started so that it can
+        replace(SETTINGS, swap=SwapStrategy.SLEEP),
+        {"swap.strategy": Effect.SWAP, "options.enable-sleep-mode": Effect.SWAP},
     ),
     "environment": (
         replace(SETTINGS, worker_env=(("VLLM_LOGGING_LEVEL", "INFO"),)),

@@ -24,6 +24,7 @@ SPEC = LaunchSpec(
 )
 UDS = "/run/worker-1.sock"
 CACHE = "/cache"
+VERSION = "0.33.0"
 
 
 def _values_of(argv: list[str], option: str) -> list[str]:
@@ -126,6 +127,11 @@ def test_one_option_can_be_read_and_changed() -> None:
         "CREDENTIALS_DIRECTORY",
         "INVOCATION_ID",
         "JOURNAL_STREAM",
+        "SYSTEMD_EXEC_PID",
+        "TRIGGER_UNIT",
+        "FDSTORE",
+        "GLIBC_TUNABLES",
+        "MEMORY_PRESSURE_WATCH",
         "PYTHONPATH",
         "PYTHONHOME",
         "PYTHONUNBUFFERED",
@@ -154,23 +160,31 @@ def test_worker_never_inherits_what_is_named_a_secret() -> None:
 
 
 def test_env_of_the_worker_is_the_engines_own() -> None:
-    env = build_env(SPEC, {"PATH": "/usr/bin", "LANG": "C"}, CACHE)
+    env = build_env(SPEC, {"PATH": "/usr/bin", "LANG": "C"}, CACHE, VERSION)
     assert env["PATH"] == "/engine/bin:/usr/bin", "ninja and nvcc are looked up there"
     assert env["VIRTUAL_ENV"] == "/engine"
     assert env["LANG"] == "C"
     assert env["HF_HOME"] == "/cache/huggingface"
-    assert env["VLLM_CACHE_ROOT"] == "/cache/vllm"
+    assert env["VLLM_CACHE_ROOT"] == "/cache/vllm/0.33.0"
     assert env["PYTHONUNBUFFERED"] == "1"
     assert env["VLLM_DISABLE_LOG_LOGO"] == "1"
 
 
+def test_what_is_compiled_is_kept_for_each_version_of_the_engine() -> None:
+    outside = {"TRITON_CACHE_DIR": "/home/.triton", "TORCHINDUCTOR_CACHE_DIR": "/home/inductor"}
+    old, new = (build_env(SPEC, outside, CACHE, version) for version in ("0.32.0", "0.33.0"))
+    for name in ("VLLM_CACHE_ROOT", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
+        assert old[name].startswith("/cache/vllm/0.32.0"), name
+        assert new[name].startswith("/cache/vllm/0.33.0"), name
+
+
 def test_path_is_never_empty() -> None:
-    assert build_env(SPEC, {}, CACHE)["PATH"] == "/engine/bin:/usr/bin:/bin"
+    assert build_env(SPEC, {}, CACHE, VERSION)["PATH"] == "/engine/bin:/usr/bin:/bin"
 
 
 def test_env_file_wins_over_what_is_inherited_and_over_our_defaults() -> None:
     spec = replace(SPEC, env=(("CUDA_VISIBLE_DEVICES", "1"), ("HF_HOME", "/models")))
-    env = build_env(spec, {"CUDA_VISIBLE_DEVICES": "0"}, CACHE)
+    env = build_env(spec, {"CUDA_VISIBLE_DEVICES": "0"}, CACHE, VERSION)
     assert (env["CUDA_VISIBLE_DEVICES"], env["HF_HOME"]) == ("1", "/models")
 
 
@@ -179,9 +193,9 @@ def test_env_file_wins_over_what_is_inherited_and_over_our_defaults() -> None:
 )
 def test_telemetry_cannot_be_switched_on(name: str) -> None:
     spec = replace(SPEC, env=((name, "0"),))
-    assert build_env(spec, {name: "0"}, CACHE)[name] == "1"
+    assert build_env(spec, {name: "0"}, CACHE, VERSION)[name] == "1"
 
 
 def test_hub_is_asked_only_when_the_source_is_not_a_local_directory() -> None:
-    assert "HF_HUB_OFFLINE" not in build_env(SPEC, {}, CACHE)
-    assert build_env(replace(SPEC, is_local=True), {}, CACHE)["HF_HUB_OFFLINE"] == "1"
+    assert "HF_HUB_OFFLINE" not in build_env(SPEC, {}, CACHE, VERSION)
+    assert build_env(replace(SPEC, is_local=True), {}, CACHE, VERSION)["HF_HUB_OFFLINE"] == "1"

@@ -2,6 +2,7 @@
 
 import pytest
 
+from cahoots_vllm.core.diagnosis import Cause, Diagnosis
 from cahoots_vllm.core.events import (
     Checked,
     CheckFailed,
@@ -10,6 +11,7 @@ from cahoots_vllm.core.events import (
     Lost,
     Ready,
     Spawn,
+    Stop,
     Tick,
     WakeAt,
     Want,
@@ -44,7 +46,7 @@ def test_crashes_in_a_row_wait_longer_and_the_fifth_is_given_up() -> None:
     for _ in range(4):
         waits.append(_crash(world, ready_s=10.0))
         _wake(world)
-    assert waits == [1.0, 2.0, 4.0, 8.0]
+    assert waits == [0.0, 2.0, 4.0, 8.0], "the first after good service waits for nothing"
     assert world.state.restarts == 4
     assert _crash(world, ready_s=10.0) is None
     assert world.state.phase is Phase.FAILED
@@ -54,14 +56,14 @@ def test_crashes_in_a_row_wait_longer_and_the_fifth_is_given_up() -> None:
 
 def test_being_ready_for_five_minutes_forgives_earlier_crashes() -> None:
     world = arrange("starting")
-    for ready_s, wait_s in ((0.0, 1.0), (0.0, 2.0), (READY_AGAIN_S, 1.0), (0.0, 2.0)):
+    for ready_s, wait_s in ((0.0, 0.0), (0.0, 2.0), (READY_AGAIN_S, 0.0), (0.0, 2.0)):
         assert _crash(world, ready_s=ready_s) == wait_s
         _wake(world)
 
 
 def test_being_ready_for_less_than_five_minutes_forgives_nothing() -> None:
     world = arrange("starting")
-    assert _crash(world, ready_s=0.0) == 1.0
+    assert _crash(world, ready_s=0.0) == 0.0
     _wake(world)
     assert _crash(world, ready_s=READY_AGAIN_S - 0.1) == 2.0
 
@@ -69,7 +71,7 @@ def test_being_ready_for_less_than_five_minutes_forgives_nothing() -> None:
 def test_crashes_far_apart_are_never_given_up() -> None:
     world = arrange("starting")
     for _ in range(10):
-        assert _crash(world, ready_s=READY_AGAIN_S) == 1.0
+        assert _crash(world, ready_s=READY_AGAIN_S) == 0.0
         _wake(world)
 
 
@@ -108,8 +110,24 @@ def test_refused_preflight_that_may_pass_later_is_tried_five_times() -> None:
     assert world.state.phase is Phase.FAILED
 
 
-def test_jitter_prolongs_the_wait_by_up_to_a_tenth() -> None:
+def test_first_crash_after_service_waits_for_nothing_but_its_own_end() -> None:
     world = arrange("ready")
+    assert world.send(Lost(1, MENDABLE)) == (Stop(1, at_once=True), WakeAt(world.now))
+    assert world.state.last_failure is not None
+    assert world.state.last_failure.action == "trying again at once"
+    assert world.send(Tick()) == ()
+    assert world.send(Gone(1)) == (Spawn(2, fitted(A)),)
+
+
+def test_a_host_without_memory_is_given_time_after_good_service_too() -> None:
+    world = arrange("ready")
+    killed = Diagnosis(Cause.HOST_OOM, "the kernel killed it", "wait", is_retryable=True)
+    world.send(Lost(1, killed))
+    assert world.state.retry_at == world.now + 1.0
+
+
+def test_jitter_prolongs_the_wait_by_up_to_a_tenth() -> None:
+    world = arrange("starting")
     state, effects = step(world.state, Lost(1, MENDABLE), 5.0, jitter=0.5)
     assert state.retry_at == pytest.approx(5.0 + 1.05)
     assert effects[-1] == WakeAt(state.retry_at or 0.0)

@@ -95,7 +95,7 @@ def test_whatever_was_unloaded_anywhere_comes_back_with_a_request(situation: str
 
 def test_next_daemon_leaves_it_unloaded_until_its_model_is_asked_for() -> None:
     state = taken_over(arrange("idle").state)
-    world = Environment(state=state, process=None)
+    world = Environment(state=state)
     world.send(first_event(state, A, was_local=True))
     assert (world.state.phase, world.spawned) == (Phase.OFF, ())
     world.send(Wake())
@@ -112,6 +112,6 @@ def test_next_daemon_starts_another_model_that_was_configured_meanwhile() -> Non
 def test_next_daemon_goes_on_with_the_drain() -> None:
     before = arrange("draining, idle")
     state = taken_over(before.state)
-    world = Environment(state=state, process=1, admitted=1)
+    world = Environment(state=state, processes=frozenset({1}), admitted=1)
     assert world.send(first_event(state, A, was_local=True)) == (Drain(1),)
     assert world.settle().state.phase is Phase.OFF

@@ -120,7 +120,7 @@ class Lifecycle(RuleBasedStateMachine):
         if self.world.checking is not None:
             self._send(CheckFailed(self.world.checking, diagnosis))
 
-    @precondition(lambda self: self.world.process is not None)
+    @precondition(lambda self: bool(self.world.processes))
     @rule(diagnosis=DIAGNOSES)
     def lose(self, diagnosis: Diagnosis) -> None:
         self._send(Lost(self.world.state.generation, diagnosis))

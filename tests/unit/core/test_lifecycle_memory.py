@@ -290,7 +290,7 @@ class LifecycleWithMemory(Lifecycle):
         if self.world.measuring is not None:
             self._send(Measured(self.world.measuring, devices))
 
-    @precondition(lambda self: self.world.process is not None)
+    @precondition(lambda self: bool(self.world.processes))
     @rule(diagnosis=FAILURES, left=st.none() | st.integers(0, 1 << 40))
     def lose_memory(self, diagnosis: Diagnosis, left: int | None) -> None:
         self._send(Lost(self.world.state.generation, diagnosis, left))

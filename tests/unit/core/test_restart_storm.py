@@ -89,8 +89,10 @@ def _diagnosis(cause: Cause, trait: Trait) -> Diagnosis:
     return Diagnosis(cause, "it failed", "mend it", is_retryable, trait=trait, figures=FIGURES)
 
 
+# What is taken away, or moved aside, after the first start is worth one more.
+MENDED = {Cause.CORRUPT_WEIGHTS: 2, Cause.CACHE_DAMAGED: 1 + BUDGET}
 CASES = [(cause, trait, BOUNDS[trait]) for trait, cause in MEMORY_TRAITS.items()] + [
-    (cause, Trait.NONE, 2 if cause is Cause.CORRUPT_WEIGHTS else 1 if cause in FINAL else BUDGET)
+    (cause, Trait.NONE, MENDED.get(cause, 1 if cause in FINAL else BUDGET))
     for cause in Cause
     if cause not in {*MEMORY_TRAITS.values(), Cause.NOT_A_FAILURE, Cause.HUB_NETWORK}
 ]

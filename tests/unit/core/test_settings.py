@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 from cahoots_vllm.core.api_keys import digest_of
 from cahoots_vllm.core.env_values import EnvValues, read_env, unreached
 from cahoots_vllm.core.errors import CahootsError, Kind
-from cahoots_vllm.core.launch import LaunchSpec, build_argv, build_env
+from cahoots_vllm.core.launch import (
+    DEV_MODE,
+    SLEEP_OPTION,
+    LaunchSpec,
+    Options,
+    build_argv,
+    build_env,
+    can_sleep,
+)
 from cahoots_vllm.core.secret import Secret
 from cahoots_vllm.core.settings import (
     GUIDE_MODEL,
@@ -19,6 +27,7 @@ from cahoots_vllm.core.settings import (
     find_profile,
     make_launch_spec,
 )
+from cahoots_vllm.core.wire import SwapStrategy
 
 ENV_FILE = "/etc/cahoots-vllm/.env"
 TOKEN = "hf_veryPrivate123"  # noqa: S105 (no real one)
@@ -148,7 +157,7 @@ def test_token_is_never_shown(key: str) -> None:
     settings = _with_env(SETTINGS, **{key: TOKEN})
     assert dict(settings.secret_env)["HF_TOKEN"].reveal() == TOKEN
     spec = make_launch_spec(settings, GUIDE_MODEL)
-    argv, env = build_argv(spec, "/w.sock"), build_env(spec, {}, "/cache")
+    argv, env = build_argv(spec, "/w.sock"), build_env(spec, {}, "/cache", "0.33.0")
     for shown in (repr(settings), str(settings), repr(spec), " ".join(argv), repr(env)):
         assert TOKEN not in shown
 
@@ -342,3 +351,27 @@ def test_equal_settings_make_equal_launch_specs() -> None:
     spec = make_launch_spec(SETTINGS, GUIDE_MODEL)
     assert spec == make_launch_spec(replace(SETTINGS), GUIDE_MODEL)
     assert isinstance(spec, LaunchSpec)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "version", "profile", "sleeps"),
+    [
+        (SwapStrategy.SLEEP, "0.32.0", (), True),
+        (SwapStrategy.SLEEP, "0.32.0+cpu", (), False),
+        (SwapStrategy.AUTO, "0.32.0", (), False),
+        (SwapStrategy.SLEEP, "0.32.0", ((SLEEP_OPTION, False),), False),
+    ],
+)
+def test_workers_are_started_so_that_they_can_sleep_only_where_they_are_to(
+    strategy: SwapStrategy, version: str, profile: Options, *, sleeps: bool
+) -> None:
+    given = replace(
+        SETTINGS, swap=strategy, engine=EngineInfo("/engine", version),
+        profiles=(Profile("org/a", "a.toml", options=profile),),
+    )  # fmt: skip
+    spec = make_launch_spec(given, "org/a")
+    assert can_sleep(spec) is sleeps
+    assert (DEV_MODE in dict(spec.env)) is sleeps
+    assert SLEEP_OPTION not in spec.fitted
+    if not profile:
+        assert (spec.option(SLEEP_OPTION) is not None) is sleeps

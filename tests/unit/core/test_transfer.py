@@ -1,6 +1,7 @@
 """How a download's speed is told."""
 
-from cahoots_vllm.core.transfer import Transfer, size_text
+from cahoots_vllm.core.amounts import size_text
+from cahoots_vllm.core.transfer import Transfer
 
 
 def test_rate_and_time_left_are_of_the_last_half_minute() -> None:

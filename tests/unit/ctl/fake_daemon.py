@@ -35,6 +35,14 @@ STATUS: dict[str, Any] = {
     "config": {"env_file": "/etc/cahoots-vllm/.env", "loaded_at": "...", "error": None},
     "gpus": [],
     "warnings": [],
+    "standby": {
+        "state": "warm",
+        "why": None,
+        "pid": 4711,
+        "private_memory": 461373440,
+        "forks": True,
+        "why_not_fork": None,
+    },
     "engine": {"path": "/opt/cahoots-vllm/engine", "version": "0.33.0", "cpu": False},
     "version": "0.1.0",
 }
@@ -56,6 +64,22 @@ OPERATION: dict[str, Any] = {
     "result": None,
     "problem": None,
 }
+
+LOOKED: list[dict[str, str]] = [
+    {
+        "name": "memory",
+        "level": "ok",
+        "sentence": "19.3 GiB weights + 8.0 GiB KV for 32,768 tokens + 1.0 GiB overhead"
+        " of 28.8 GiB: fits; 47,000 tokens at most",
+        "remedy": "",
+    },
+    {
+        "name": "quantization",
+        "level": "warn",
+        "sentence": "the weights are odd",
+        "remedy": "take others",
+    },
+]
 
 DONE = OPERATION | {
     "state": "done",

@@ -58,6 +58,7 @@ def test_diagnosis_of_a_binary_file_names_nothing(ctl: Run, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("content", "words"),
     [(b"", "is empty"), (gzip.compress(b"x" * 99), "is compressed"), (b"\xfd7zXZ\x00", "xzcat")],
+    ids=["empty", "gzip", "xz"],
 )
 def test_file_without_a_readable_log_is_refused(
     ctl: Run, tmp_path: Path, content: bytes, words: str

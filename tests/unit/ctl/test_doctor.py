@@ -58,7 +58,7 @@ def test_problems_first_the_worst_at_the_top() -> None:
     assert texts[2].startswith("    -> kill 7 word")
     assert texts[3].startswith("       word")
     assert texts.index("WARN  settings: env-file") < texts.index("ok  service         unit: active")
-    assert texts[-1] == "1 failed, 1 warned, of 5 checks in 0.5 s"
+    assert texts[-1] == "1 failed (port), 1 warned (env-file), of 5 checks in 0.5 s"
     assert lines[-1].tone is Tone.BAD
     assert max(map(len, texts)) <= 60
 
@@ -75,3 +75,17 @@ def test_exit_status_and_json(daemon: FakeDaemon, ctl: Run) -> None:
 def test_who_may_not_ask_is_told_so(daemon: FakeDaemon, ctl: Run) -> None:
     daemon.on("GET /v1/doctor", problem("not-permitted", 403))
     assert ctl("doctor").code == 77
+
+
+def test_summary_names_what_is_wrong_but_not_all_of_it(daemon: FakeDaemon, ctl: Run) -> None:
+    found = [
+        finding("warn", "gpu", f"check{number}", "odd " * 40, "mend it") for number in range(9)
+    ]
+    lines = doctor_lines(WELL | {"findings": [*found, *WELL["findings"]]}, 80, shows_all=True)
+    said = "9 warned (check0, check1, check2 and 6 more), of 12 checks in 0.5 s"
+    assert lines[-1].text == said
+    assert max(len(line.text) for line in lines) <= 80
+    daemon.on("GET /v1/doctor", answer(ILL))
+    shown = ctl("doctor")
+    assert "\x1b" not in shown.out
+    assert shown.err == ""

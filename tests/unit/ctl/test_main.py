@@ -13,6 +13,7 @@ from .fake_daemon import (
     ABORTED,
     DONE,
     FAILED,
+    LOOKED,
     OPERATION,
     STATUS,
     FakeDaemon,
@@ -101,6 +102,21 @@ def test_swap_shows_progress_then_what_is_served(daemon: FakeDaemon, ctl: Run) -
     assert result.out == SERVING
     assert result.err == "starting org/B: loading weights 50 %\nready soon\n"
     assert daemon.requests[0][1] == b'{"model": "org/B"}'
+
+
+def test_what_was_seen_of_the_model_is_told_once_as_soon_as_it_is_known(
+    daemon: FakeDaemon, ctl: Run
+) -> None:
+    daemon.on("POST /v1/swap-model", answer(OPERATION, status=202))
+    seen = {"looked": LOOKED}
+    daemon.on(WAIT, answer(OPERATION | seen), answer(OPERATION | seen), answer(DONE | seen))
+    result = ctl("swap-model", "org/B")
+    assert (result.code, result.out) == (0, SERVING)
+    started, first, *rest = result.err.splitlines()
+    assert started.startswith("starting org/B")
+    assert first.startswith("memory      19.3 GiB weights")
+    assert len([line for line in rest if "quant" in line]) == 1
+    assert "            -> take others" in rest
 
 
 def test_swap_reset(daemon: FakeDaemon, ctl: Run) -> None:

@@ -47,3 +47,14 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
             build_parser().parse_args([option])
         assert caught.value.code == 0
         assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("verb", "said"), [("swap-model", "or a profile"), ("prune", "caches of other engine versions")]
+)
+def test_help_tells_all_that_a_verb_takes_and_deletes(
+    capsys: pytest.CaptureFixture[str], verb: str, said: str
+) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args([verb, "--help"])
+    assert said in " ".join(capsys.readouterr().out.split())

@@ -27,6 +27,7 @@ state       ready
 model       org/A
 worker      pid 4242, generation 3, ready since Oct 01 02:13:05 (3 h 12 min), restarts 1
 engine      vLLM 0.33.0, context 32768 tokens, GPU memory 0.85
+standby     warm for the next start, pid 4711, 440 MiB
 endpoint    http://localhost:8001/v1
 requests    2 running, 0 waiting, 0 held"""
     )
@@ -46,6 +47,7 @@ model       org/B, profile b
 override    set by swap-model, instead of org/A; `cahootsctl swap-model --reset` ends it
 worker      pid 4242, generation 3, starting since Oct 01 02:13:05 (3 h 12 min), restarts 1
 engine      vLLM 0.33.0 on CPU, context 32768 tokens
+standby     warm for the next start, pid 4711, 440 MiB
 endpoint    http://localhost:8001/v1
 requests    2 running, 0 waiting, 0 held"""
     )
@@ -81,6 +83,7 @@ def test_a_swap_that_fell_back_with_everything_else_there_is_to_say() -> None:
                 "Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB",
                 "remedy": "none needed",
                 "action": "lower utilization",
+                "is_over": True,
             },
             config={"error": ".env line 3: no port"},
             gpus=[
@@ -98,12 +101,13 @@ def test_a_swap_that_fell_back_with_everything_else_there_is_to_say() -> None:
         )
         == """\
 state       ready
-model       Qwen/Qwen3-32B-AWQ, configured as Qwen/Qwen3-32B-Instruct, profile Qwen3-32B
+model       Qwen/Qwen3-32B-AWQ, profile Qwen3-32B, configured as Qwen/Qwen3-32B-Instruct
 wanted      org/B did not start at Oct 01 04:00:00: repo_not_found
   evidence  RepositoryNotFoundError: 404
   remedy    check the name
 worker      pid 4242, generation 3, ready since Oct 01 02:13:05 (3 h 12 min), restarts 1
 engine      vLLM 0.33.0, context 32768 tokens, GPU memory 0.85
+standby     warm for the next start, pid 4711, 440 MiB
 endpoint    http://localhost:8001/v1
 requests    2 running, 0 waiting, 0 held
 failure     gpu_oom_alloc at Oct 01 02:10:00 (3 h 15 min ago), then: lower utilization; it is over
@@ -114,6 +118,44 @@ gpu 0       NVIDIA H100, 70.0 of 80.0 GiB used, 93 % busy, 61 °C
 gpu 1       NVIDIA H100, ? of ? GiB used
 warning     containers on native Docker need the host network"""
     )
+
+
+@pytest.mark.parametrize("phase", ["ready", "starting", "draining", "stopping"])
+def test_workers_own_model_is_told_in_every_phase(phase: str) -> None:
+    worker = WORKER | {"phase": phase, "model": "org/A"}
+    serving = "org/A" if phase in {"ready", "draining"} else None
+    model = {"configured": "org/A", "serving": serving, "override": "org/B", "goal": "org/B"}
+    shown = text(state=phase, worker=worker, model=model).splitlines()
+    assert shown[1] == "model       org/A, org/B is wanted"
+    model = {"configured": "org/B", "serving": serving, "override": None, "goal": "org/A"}
+    shown = text(state=phase, worker=worker, model=model).splitlines()
+    assert shown[1] == "model       org/A, configured as org/B"
+    model = {"configured": "org/A", "serving": serving, "override": None, "demanded": "org/B"}
+    shown = text(state=phase, worker=worker, model=model).splitlines()
+    assert shown[1] == "model       org/A, org/B is wanted"
+
+
+def test_next_workers_model_is_told_while_there_is_none() -> None:
+    model = {"configured": "org/B", "serving": None, "override": None, "goal": "org/A"}
+    shown = text(state="backoff", worker=None, model=model).splitlines()
+    assert shown[1] == "model       org/A, configured as org/B"
+
+
+def test_worker_without_a_process_has_no_pid() -> None:
+    shown = text(state="starting", worker=WORKER | {"pid": None, "phase": "starting"})
+    assert "worker      generation 3, starting since Oct 01 02:13:05" in shown
+
+
+def test_second_worker_of_an_overlap() -> None:
+    beside = {
+        "model": "org/B", "generation": 4, "pid": 77, "phase": "starting",
+        "sub_phase": "loading weights", "progress": 0.5, "since": "2025-10-01T03:24:45Z",
+    }  # fmt: skip
+    said = "beside      org/B is starting: loading weights 50 %, pid 77, generation 4, for 20 s"
+    assert said in text(beside=beside)
+    old = beside | {"phase": "stopping", "sub_phase": None, "progress": None, "pid": None}
+    assert "beside      org/B is stopping, generation 4, for 20 s" in text(beside=old)
+    assert "beside" not in text()
 
 
 REFUSED = {
@@ -131,9 +173,18 @@ def test_refused_model_is_told_once() -> None:
 
 
 def test_failure_that_is_over_asks_for_nothing() -> None:
-    shown = text(last_failure=REFUSED, wanted=None)
+    shown = text(last_failure=REFUSED | {"is_over": True}, wanted=None)
     assert "then: kept org/A; it is over" in shown
     assert "mend it" not in shown
+
+
+def test_failure_of_another_model_than_the_one_that_serves_is_not_taken_for_its_own() -> None:
+    failure = REFUSED | {"cause": "unknown", "action": "trying again at once", "is_over": False}
+    shown = text(last_failure=failure)
+    assert "failure     org/B: unknown at " in shown
+    assert "then: trying again at once\n" in shown
+    assert "mend it" in shown
+    assert "failure     unknown at " in text(last_failure=failure | {"model": "org/A"})
 
 
 def test_an_almost_empty_status_of_another_version_is_still_shown() -> None:

@@ -17,7 +17,7 @@ from cahoots_vllm.ctl.sentences import (
 )
 from cahoots_vllm.ctl.text import Line, Tone
 
-from .fake_daemon import ABORTED, DONE, FAILED, OPERATION, STATUS
+from .fake_daemon import ABORTED, DONE, FAILED, LOOKED, OPERATION, STATUS
 
 NOW = datetime(2025, 10, 1, 2, 1, 0, tzinfo=timezone(timedelta(hours=2)))
 STOPPED = DONE | {"kind": "stop", "params": {}, "result": None}
@@ -138,3 +138,14 @@ def test_log_entries_look_like_the_journal() -> None:
     assert log_line(entry | {"level": None}, NOW) == Line("Oct 01 02:00:30 worker[3]: hello")
     loud = entry | {"source": "daemon", "generation": None, "level": "ERROR"}
     assert log_line(loud, NOW) == Line("Oct 01 02:00:30 daemon: hello", Tone.BAD)
+
+
+def test_what_was_seen_of_the_model_stands_with_its_operation() -> None:
+    said = joined(operation_lines(OPERATION | {"looked": LOOKED}, NOW, 80))
+    assert said.endswith(
+        """\
+memory      19.3 GiB weights + 8.0 GiB KV for 32,768 tokens + 1.0 GiB overhead
+            of 28.8 GiB: fits; 47,000 tokens at most
+quant       WARN: the weights are odd
+            -> take others"""
+    )

@@ -22,12 +22,12 @@ _DEFAULTS = GatewaySettings()
 
 @dataclass
 class Given:
-    """Has one listening socket to give."""
+    """Has one listening socket to give, and keeps it open: a server closes its own."""
 
     listener: socket.socket
 
     def gateway(self, _hosts: tuple[str, ...], _port: int) -> list[socket.socket]:
-        return [self.listener]
+        return [self.listener.dup()]
 
     def retire(self) -> None:
         return
@@ -165,6 +165,7 @@ async def running(
         await asyncio.gather(*front.successions)
         await rotation.retire(front.generation)
         await gateway.stop()
+        listener.close()
         server.close()
         await server.wait_closed()
 

@@ -134,6 +134,26 @@ async def test_web_page_of_this_host_or_a_listed_one_is_served(origin: str) -> N
         assert status(await front.send(ask(f"Origin: {origin}"))) == 200
 
 
+@pytest.mark.parametrize("path", ["/v1/models", "/health", "/nowhere", "/api/version"])
+async def test_web_page_that_may_ask_may_read_the_answer(path: str) -> None:
+    async with running(GatewaySettings(origins=("https://ai.example.org",))) as front:
+        answer = await front.send(ask("Origin: https://ai.example.org", path=path))
+        assert answer.count(b"Access-Control-Allow-Origin: https://ai.example.org\r\n") == 1
+        assert b"Vary: Origin" in answer
+        assert b"Access-Control" not in await front.send(ask(path=path))
+        assert b"Access-Control" not in await front.send(ask(f"Origin: {EVIL}", path=path))
+
+
+async def test_what_the_engine_says_of_its_answers_to_web_pages_stands() -> None:
+    async with running(GatewaySettings()) as front:
+        front.upstream.answer = (
+            b"HTTP/1.1 200 OK\r\nAccess-Control-Allow-Origin: *\r\nContent-Length: 2\r\n\r\nok"
+        )
+        answer = await front.send(ask("Origin: http://localhost:3000"))
+    assert answer.count(b"Access-Control-Allow-Origin") == 1
+    assert b"Access-Control-Allow-Origin: *" in answer
+
+
 @pytest.mark.parametrize(
     "origin", [EVIL, "null", "https://localhost.evil.example", "http://10.0.0.9", "file://"]
 )

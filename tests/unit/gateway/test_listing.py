@@ -34,6 +34,9 @@ class Client:
         assert self.is_begun
         self.body += data
 
+    def write_now(self, _data: bytes) -> bool:
+        raise AssertionError
+
     async def end(self) -> None:
         self.is_ended = True
 

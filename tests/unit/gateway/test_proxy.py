@@ -7,7 +7,7 @@ import pytest
 
 from cahoots_vllm.control.terms import Terms
 
-from .front import OK, get, running
+from .front import OK, PAUSE, get, running
 
 
 async def test_request_arrives_with_the_clients_own_headers_and_no_other() -> None:
@@ -223,3 +223,22 @@ async def test_look_at_an_unloaded_engine_does_not_wake_it(path: str) -> None:
         assert front.rotation.held == 0
         assert b"brings it back" in await front.send(get(path))
         assert front.upstream.heads == []
+
+
+async def test_stream_goes_on_when_a_client_that_took_nothing_for_a_while_reads_again() -> None:
+    # Each event is so large that aiohttp waits for the client in whichever fills the buffers.
+    event = b"data: " + b"x" * 69_992 + b"\n\n"
+    async with running(is_unix=True) as front:
+        front.upstream.answer = PAUSE.join(
+            [
+                b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n",
+                *[event] * 30,
+            ]
+        )
+        reader, writer = await front.connect()
+        writer.write(get("/v1/chat/completions", "Content-Length: 2", method="POST") + b"{}")
+        await asyncio.sleep(1)
+        async with asyncio.timeout(5):
+            answer = await reader.read()
+        writer.close()
+    assert answer.count(b"x" * 69_992) == 30

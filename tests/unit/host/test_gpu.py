@@ -1,7 +1,6 @@
 """GPUs through a scripted NVML: lost ones hide nobody, a stuck or cancelled call blocks nobody."""
 
 import asyncio
-import os
 import sys
 import threading
 from collections.abc import Callable
@@ -42,6 +41,7 @@ class Card:
     uuid: object = "GPU-1"
     load: object = field(default_factory=lambda: SimpleNamespace(gpu=7))
     handle: object = None
+    capability: object = (8, 9)
 
 
 def answer(value: object) -> object:
@@ -92,6 +92,9 @@ class Nvml:
     def nvmlDeviceGetTemperature(self, _: Card, sensor: int) -> int:  # noqa: N802
         return 50 + sensor
 
+    def nvmlDeviceGetCudaComputeCapability(self, card: Card) -> object:  # noqa: N802
+        return answer(card.capability)
+
     def nvmlDeviceGetUUID(self, card: Card) -> object:  # noqa: N802
         return answer(card.uuid)
 
@@ -115,7 +118,7 @@ async def read_cards(nvml: Nvml, *cards: Card) -> tuple[Gpu, ...]:
 
 
 async def test_gpu_is_read_and_nvml_closed(nvml: Nvml) -> None:
-    expected = Gpu(0, "Card 0", 100, 40, 7, 50, (), "GPU-1", is_unified=False)
+    expected = Gpu(0, "Card 0", 100, 40, 7, 50, (), "GPU-1", is_unified=False, capability=(8, 9))
     assert await read_cards(nvml, Card()) == (expected,)
     assert nvml.shutdowns == 1
 
@@ -133,8 +136,11 @@ async def test_lost_gpu_does_not_hide_the_others(nvml: Nvml) -> None:
 
 async def test_question_a_gpu_does_not_know_is_left_open(nvml: Nvml) -> None:
     no, old = NVMLError_NotSupported(), NVMLLibraryMismatchError()
-    (found,) = await read_cards(nvml, Card(uuid=no, load=no, compute=old, graphics=no))
+    (found,) = await read_cards(
+        nvml, Card(uuid=no, load=no, compute=old, graphics=no, capability=no)
+    )
     assert (found.uuid, found.utilization, found.processes) == ("", None, ())
+    assert found.capability is None
     assert not found.is_unified
 
 
@@ -165,11 +171,13 @@ async def test_processes_are_merged_by_pid(nvml: Nvml) -> None:
 
 
 async def test_process_has_its_user_and_command(nvml: Nvml) -> None:
-    (found,) = await read_cards(nvml, Card(compute=(process(os.getpid(), 5),)))
-    (own,) = found.processes
-    assert own.command.startswith("python")
-    assert own.user
-    assert own == GpuProcess(os.getpid(), 5, own.user, own.command)
+    child = await asyncio.create_subprocess_exec("/bin/sleep", "30")
+    (found,) = await read_cards(nvml, Card(compute=(process(child.pid, 5),)))
+    child.kill()
+    await child.wait()
+    (shown,) = found.processes
+    assert shown.user
+    assert shown == GpuProcess(child.pid, 5, shown.user, "sleep")
 
 
 class Stuck:

@@ -1,6 +1,7 @@
 """What is in the cache and what can go, on a cache as huggingface_hub lays it out."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,72 @@ def test_removed_revision_takes_its_names_along(tmp_path: Path) -> None:
     assert (left.refs, blobs(tmp_path, "org/x")) == (("main",), {"new"})
     assert model_store.remove_repo(tmp_path, "org/x") == 3
     assert list(model_store.hub_folder(tmp_path).iterdir()) == []
+
+
+def test_cache_behind_a_link_has_no_waste_of_its_own(tmp_path: Path) -> None:
+    add_revision(tmp_path / "disk", "org/x", "a" * 40, "main", own=b"12")
+    old = add_revision(tmp_path / "disk", "org/x", "b" * 40, None, old=b"123")
+    (tmp_path / "cache").symlink_to(tmp_path / "disk")
+    cache = tmp_path / "cache"
+    (waste,) = model_store.find_waste(cache, frozenset(), frozenset())
+    assert waste.size_bytes == 3
+    model_store.discard(waste)
+    assert not old.exists()
+    assert blobs(cache, "org/x") == {"own"}
+    assert model_store.remove_revision(cache, model_store.list_cached(cache)[0]) == 2
+
+
+@pytest.mark.parametrize("how", ["prune", "one revision", "all"])
+def test_file_that_a_snapshot_links_to_elsewhere_is_somebodys(tmp_path: Path, how: str) -> None:
+    cache, theirs = tmp_path / "cache", tmp_path / "theirs.safetensors"
+    theirs.write_bytes(b"12345")
+    snapshot = add_revision(cache, "org/x", "a" * 40, None, own=b"12")
+    (snapshot / "model.safetensors").symlink_to(theirs)
+    match how:
+        case "prune":
+            for waste in model_store.find_waste(cache, frozenset(), frozenset()):
+                model_store.discard(waste)
+        case "one revision":
+            model_store.remove_revision(cache, model_store.list_cached(cache)[0])
+        case _:
+            model_store.remove_repo(cache, "org/x")
+    assert theirs.read_bytes() == b"12345"
+    assert not snapshot.exists()
+
+
+def test_repo_that_is_a_link_loses_the_link_only(tmp_path: Path) -> None:
+    theirs = add_revision(tmp_path / "theirs", "org/x", "a" * 40, "main", own=b"12")
+    cache = tmp_path / "cache"
+    model_store.hub_folder(cache).mkdir(parents=True)
+    target = model_store.repo_folder(tmp_path / "theirs", "org/x")
+    model_store.repo_folder(cache, "org/x").symlink_to(target)
+    assert model_store.list_repos(cache) == ["org/x"]
+    assert model_store.remove_repo(cache, "org/x") == 0
+    assert model_store.list_repos(cache) == []
+    assert (theirs / "own.json").read_bytes() == b"12"
+
+
+def test_rest_of_a_removal_that_was_broken_off_is_waste(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_revision(tmp_path, "org/x", "a" * 40, "main", own=b"12")
+    add_revision(tmp_path, "org/y", "b" * 40, "main", own=b"1234")
+    add_revision(tmp_path, "org/y", "c" * 40, "v1", other=b"123")
+
+    def die(_path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", die)
+        with pytest.raises(KeyboardInterrupt):
+            model_store.remove_repo(tmp_path, "org/x")
+        with pytest.raises(KeyboardInterrupt):
+            model_store.remove_revision(tmp_path, model_store.list_cached(tmp_path)[1])
+    assert model_store.list_repos(tmp_path) == ["org/y"]
+    found = model_store.find_waste(tmp_path, frozenset(), frozenset())
+    assert [waste.what for waste in found].count("rest of a removal that was broken off") == 2
+    for waste in found:
+        model_store.discard(waste)
+    assert model_store.find_waste(tmp_path, frozenset(), frozenset()) == []
+    assert [c.refs for c in model_store.list_cached(tmp_path)] == [("main",)]
+    assert not list(tmp_path.rglob("gone-*"))

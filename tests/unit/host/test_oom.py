@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cahoots_vllm.host.oom import OomCounters, OomGrowth, expose
+from cahoots_vllm.host.oom import OomCounters, OomGrowth, expose, prefer, prefer_no_more
 
 _NOTHING = OomGrowth(in_cgroup=False, on_host=False)
 _EVENTS = "low 0\nhigh 0\nmax 9\noom {}\noom_kill {}\noom_group_kill 0\n"
@@ -130,3 +130,15 @@ def test_process_is_no_better_protected_than_others(
     expose(7, tmp_path)
     assert file.read_text().strip() == after
     expose(8, tmp_path)
+
+
+def test_who_is_preferred_is_taken_first_and_can_be_spared_again(tmp_path: Path) -> None:
+    for name, value in (("7", "-250"), ("self", "-250")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "oom_score_adj").write_text(value)
+    prefer(7, tmp_path)
+    assert (tmp_path / "7" / "oom_score_adj").read_text() == "1000"
+    prefer_no_more(7, tmp_path)
+    assert (tmp_path / "7" / "oom_score_adj").read_text() == "-250"
+    prefer(8, tmp_path)  # gone already
+    prefer_no_more(8, tmp_path)

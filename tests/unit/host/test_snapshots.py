@@ -9,6 +9,7 @@ import pytest
 from cahoots_vllm.host.snapshots import (
     context_limit,
     discard,
+    find_cut,
     find_damaged,
     find_missing,
     find_snapshot,
@@ -104,11 +105,35 @@ def test_whole_weights_are_not_damaged(tmp_path: Path) -> None:
         (4).to_bytes(8, "little") + b"nope",
         (2).to_bytes(8, "little") + b"[]",
         (20).to_bytes(8, "little") + b'{"a":{"x":[0, 1]}}  ',
+        (30).to_bytes(8, "little") + b'{"a":{"data_offsets":[0,"1"]}}',
     ],
 )
 def test_what_is_no_safetensors_file_is_damaged(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
     assert list(find_damaged(tmp_path)) == [tmp_path / "model.safetensors"]
+    assert list(find_cut(tmp_path)) == [tmp_path / "model.safetensors"]
+
+
+def test_only_weights_that_an_engine_would_load_are_looked_at_for_their_length(
+    tmp_path: Path,
+) -> None:
+    _safetensors(tmp_path / "model.safetensors")
+    _safetensors(tmp_path / "consolidated.safetensors", cut=1)
+    assert find_cut(tmp_path) == {}
+    _safetensors(tmp_path / "one.safetensors")
+    _safetensors(tmp_path / "two.safetensors")
+    _safetensors(tmp_path / "model.safetensors", cut=1)  # an older one, beside the shards
+    (tmp_path / "model.safetensors.index.json").write_text(_INDEX)
+    assert find_cut(tmp_path) == {}
+    _safetensors(tmp_path / "two.safetensors", cut=1)
+    assert list(find_cut(tmp_path)) == [tmp_path / "two.safetensors"]
+
+
+def test_header_too_large_for_a_look_says_nothing(tmp_path: Path) -> None:
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.write((20 << 20).to_bytes(8, "little"))
+        file.truncate(21 << 20)  # sparse
+    assert find_cut(tmp_path) == {}
 
 
 @pytest.mark.parametrize("cut", [1, 7])
@@ -116,6 +141,7 @@ def test_truncated_weights_are_damaged_and_the_sizes_are_said(tmp_path: Path, cu
     whole = _safetensors(tmp_path / "model.safetensors", cut=cut)
     (why,) = find_damaged(tmp_path).values()
     assert why == f"{len(whole) - cut} bytes, {len(whole)} by its header"
+    assert find_cut(tmp_path) == find_damaged(tmp_path)
 
 
 def test_flipped_byte_in_the_hubs_cache_is_found_by_its_hash(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_no_job_and_no_answer_are_two_things(systemctl: Path) -> None:
     play(systemctl, "echo 'Failed to connect to bus' >&2; exit 1")
     assert pending_job(UNIT) is None
     assert active_state(UNIT) is None
-    play(systemctl, "echo activating")
+    play(systemctl, "echo ActiveState=activating")
     assert active_state(UNIT) == "activating"
 
 

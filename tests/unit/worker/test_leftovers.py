@@ -3,14 +3,24 @@
 import asyncio
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
+from cahoots_vllm.core.launch import WORKER_MARK
 from cahoots_vllm.host import process_tree
 from cahoots_vllm.host.process_tree import read_process
-from cahoots_vllm.worker.leftovers import WorkerMark, end_leftovers, mark_worker
+from cahoots_vllm.worker.leftovers import (
+    WorkerMark,
+    end_all,
+    end_leftovers,
+    end_others,
+    mark_worker,
+)
 
 _TREE = "sleep 60 & sleep 60 & wait"
 
@@ -59,3 +69,84 @@ async def test_pid_given_again_is_not_touched(leader: "subprocess.Popen[bytes]")
 async def test_nothing_left_is_fine() -> None:
     assert mark_worker(1, 2**22) is None
     assert await end_leftovers(WorkerMark(1, 2**22, 1, process_tree.boot_id())) == 0
+
+
+# As a vLLM worker dies: by SIGKILL, and its resource tracker with it.
+_SHARES = """
+import sys
+from multiprocessing import resource_tracker
+from multiprocessing.shared_memory import SharedMemory
+resource_tracker.register = lambda *_: None
+made = [SharedMemory(create=True, size=4096), *(SharedMemory(name) for name in sys.argv[1:])]
+print(made[0].name, flush=True)
+input()
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sharer:
+    """A process that shares memory by a name."""
+
+    pid: int
+    memory: Path
+
+
+@contextmanager
+def sharing(mark: str, *others: Sharer) -> Iterator[Sharer]:
+    """Start one that has mapped what others share, too."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SHARES, *(other.memory.name for other in others)],
+        env={WORKER_MARK: mark},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    memory = Path("/dev/shm", process.stdout.readline().strip())  # noqa: S108 (the kernel's place)
+    try:
+        yield Sharer(process.pid, memory)
+    finally:
+        process.kill()
+        process.communicate()
+        memory.unlink(missing_ok=True)
+
+
+async def test_shared_memory_of_the_ended_is_taken_away_and_no_others(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        start = stack.enter_context
+        stranger = start(sharing("/elsewhere#1"))
+        kept = start(sharing(f"{tmp_path}#2"))
+        ended = start(sharing(f"{tmp_path}#1", kept))
+        assert await end_others(None, tmp_path, kept=2, spared=None) == 1
+        assert not ended.memory.exists()
+        assert kept.memory.exists()
+        assert stranger.memory.exists()
+        assert await end_all(None, tmp_path, None, spared=kept.pid) == 0
+        assert kept.memory.exists()
+        assert await end_all(None, tmp_path, None, None) == 1
+        assert not kept.memory.exists()
+        assert stranger.memory.exists()
+
+
+async def test_shared_memory_of_the_noted_session_is_taken_away(tmp_path: Path) -> None:
+    with sharing("/elsewhere#1") as worker:
+        assert await end_all(None, tmp_path, mark_worker(1, worker.pid), None) == 1
+        assert not worker.memory.exists()
+
+
+def _names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+async def test_files_of_workers_that_are_gone_are_deleted(tmp_path: Path) -> None:
+    gone = {"worker-1.sock", "worker-1.log", "worker-1.log.1", "worker-1.log.2"}
+    kept = {"worker-12.sock", "worker-12.log", "worker-12.log.2"}
+    others = {"handover.json", "control.sock", "worker-x.log", "my-worker-1.log", "worker-1.txt"}
+    for name in gone | kept | others:
+        (tmp_path / name).touch()
+    (tmp_path / "worker-3.log").mkdir()
+    await end_others(None, tmp_path, kept=12, spared=None)
+    assert _names(tmp_path) == kept | others | {"worker-3.log"}
+    await end_all(None, tmp_path, None, None)
+    assert _names(tmp_path) == others | {"worker-3.log"}

@@ -11,8 +11,9 @@ from cahoots_vllm.core.settings import WorkerSettings
 from cahoots_vllm.host.children import Child, Children, Command
 from cahoots_vllm.host.fd_store import FdStore
 from cahoots_vllm.host.kernel_log import KernelLog
+from cahoots_vllm.worker.context import WorkerContext
 from cahoots_vllm.worker.process import Reports, Worker
-from cahoots_vllm.worker.running import WorkerContext
+from cahoots_vllm.worker.standby import Standby
 
 
 class Refusing(Children):
@@ -37,6 +38,7 @@ def worker(children: Children, directory: Path, said: list[Ready | Lost]) -> Wor
         progress=lambda _: None,
         line=lambda _: None,
         stuck=lambda _: None,
+        plain=lambda _: None,
         is_asked=lambda: False,
     )
     launch = LaunchSpec(model="a", source="/a", engine=str(directory / "engine"))
@@ -64,7 +66,7 @@ async def test_worker_that_cannot_be_started_is_lost_with_the_reason(
     free = lowest_free_descriptor()
     never = worker(children, tmp_path, said)
 
-    never.start({"PATH": "/usr/bin"}, {})
+    await never.start({"PATH": "/usr/bin"}, {}, None)
     await never.watch()
     await never.stop(at_once=True)
 
@@ -73,3 +75,26 @@ async def test_worker_that_cannot_be_started_is_lost_with_the_reason(
     assert (lost.diagnosis.cause, lost.diagnosis.is_retryable) == (cause, is_retryable)
     assert "engine/bin/vllm" in lost.diagnosis.evidence
     assert lowest_free_descriptor() == free
+
+
+async def test_standby_of_a_start_that_fails_before_it_is_ended(tmp_path: Path) -> None:
+    class Waiting(Standby):
+        has_ended = False
+
+        def __init__(self) -> None:
+            """It has no process."""
+
+        async def become(self, command: Command) -> Child:
+            raise AssertionError(command)
+
+        async def end(self) -> None:
+            self.has_ended = True
+
+    said: list[Ready | Lost] = []
+    (tmp_path / "worker-1.sock").mkdir()  # no socket that can be taken away
+    standby = Waiting()
+    starting = worker(Children(), tmp_path, said)
+    await starting.start({}, {}, standby)
+    await starting.watch()
+    assert isinstance(said[0], Lost)
+    assert standby.has_ended

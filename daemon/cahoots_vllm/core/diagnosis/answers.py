@@ -44,6 +44,8 @@ _BY_CAUSE = {
     Cause.PORT_IN_USE: _WAITS,
     Cause.BAD_ARGUMENTS: "gives up until the settings, the model or the engine are changed",
     Cause.CORRUPT_WEIGHTS: "deletes the damaged file and fetches it once more, then gives up",
+    Cause.CACHE_DAMAGED: "moves the engine's caches aside and starts once without them; then, as "
+    f"after any failure, {_WAITS}",
     Cause.CUDA_DRIVER: f"{_WAITS}, until a GPU appears",
     Cause.MISSING_DEPENDENCY: "gives up until the engine's environment is changed",
     Cause.NOT_A_FAILURE: "nothing",

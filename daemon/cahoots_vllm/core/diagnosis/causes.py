@@ -20,6 +20,7 @@ class Cause(StrEnum):
     PORT_IN_USE = "port_in_use"
     BAD_ARGUMENTS = "bad_arguments"
     CORRUPT_WEIGHTS = "corrupt_weights"
+    CACHE_DAMAGED = "cache_damaged"
     CUDA_DRIVER = "cuda_driver"
     ENGINE_DEAD_OTHER = "engine_dead_other"
     MISSING_DEPENDENCY = "missing_dependency"

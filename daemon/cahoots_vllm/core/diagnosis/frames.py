@@ -17,6 +17,13 @@ MODEL_FILE_FRAMES = (
     + r"|:get_config\b|:_?get_config_dict|configuration_utils\.py:|tokenization_\w+\.py:"
     r"|:get_tokenizer\w*|:from_json|:_dict_from_json_file"
 )
+# Reading what was compiled before: torch/_inductor, vllm/compilation, triton's compiler and cache.
+CACHE_FRAMES = (
+    r"codecache\.py:|compile_tasks\.py:|output_code\.py:|autograd_cache\.py:|triton_bundler\.py:"
+    r"|standalone_compile\.py:|compiler_interface\.py:|triton_heuristics\.py:|aot_compile\.py:"
+    r"|(?:^| )caching\.py:|:_try_load_aot_compiled_fn"
+    r"|(?:^| )compiler\.py:(?:_init_handles|compile)\b"
+)
 # Making the configuration, before any GPU work.
 CONFIG_FRAMES = (
     r":create_engine_config|:create_model_config|:create_speculative_config|:from_engine_args"

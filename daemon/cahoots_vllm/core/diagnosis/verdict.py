@@ -18,6 +18,7 @@ from cahoots_vllm.core.diagnosis.causes import Cause, Diagnosis, Exit, Trait
 from cahoots_vllm.core.diagnosis.ending import from_the_end, host_oom
 from cahoots_vllm.core.diagnosis.figures import read_figures
 from cahoots_vllm.core.diagnosis.rule import Rule
+from cahoots_vllm.core.diagnosis.rules_cache import CACHE_RULES
 from cahoots_vllm.core.diagnosis.rules_host import HOST_RULES
 from cahoots_vllm.core.diagnosis.rules_memory import ALLOCATION_REMEDIES, MEMORY_RULES
 from cahoots_vllm.core.diagnosis.rules_model import CHECK_RULES, MODEL_RULES
@@ -25,7 +26,7 @@ from cahoots_vllm.core.diagnosis.starts import split_starts
 from cahoots_vllm.core.diagnosis.transcript import Statement, number_lines
 from cahoots_vllm.core.evidence import NO_EVIDENCE, HostEvidence
 
-RULES: tuple[Rule, ...] = MEMORY_RULES + MODEL_RULES + HOST_RULES + CHECK_RULES
+RULES: tuple[Rule, ...] = CACHE_RULES + MEMORY_RULES + MODEL_RULES + HOST_RULES + CHECK_RULES
 _MAX_EVIDENCE = 500
 _LEAST_SHARE = 0.5  # below it a model hardly has room: the card is somebody else's
 

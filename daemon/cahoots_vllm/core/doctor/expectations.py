@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from cahoots_vllm.core.doctor.finding import GIB
+from cahoots_vllm.core.amounts import GIB
 
 _SIZE: Final = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)[Bb](?![A-Za-z0-9])")
 

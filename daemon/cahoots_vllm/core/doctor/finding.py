@@ -4,16 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-GIB = 1 << 30
-MIB = 1 << 20
-
-
-class Level(StrEnum):
-    """How much it matters: `FAIL` keeps the model from being served."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
+from cahoots_vllm.core.level import Level
 
 
 class Group(StrEnum):
@@ -70,8 +61,3 @@ class Judge:
 def or_ok(found: Iterable[Finding], fine: Finding) -> Findings:
     """Return what was found, else that all is well."""
     return tuple(found) or (fine,)
-
-
-def gib(size: int) -> str:
-    """Say bytes in GiB, or in MiB where that says more."""
-    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size // MIB} MiB"

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from cahoots_vllm.core.amounts import GIB, MIB, size_text
 from cahoots_vllm.core.doctor.expectations import Expectation
-from cahoots_vllm.core.doctor.finding import GIB, MIB, Finding, Findings, Group, Judge, gib, or_ok
+from cahoots_vllm.core.doctor.finding import Finding, Findings, Group, Judge, or_ok
 
 _DRIVER: Final = Judge("driver", Group.GPU)
 _GPU: Final = Judge("gpu", Group.GPU)
@@ -214,14 +215,14 @@ def judge_vram(
     found = [finding for gpu in facts.gpus for finding in _foreign(gpu, is_ready=is_ready)]
     total = sum(gpu.memory_total for gpu in facts.gpus)
     if expected is not None and total < expected.vram:
-        said = f"the GPUs have {gib(total)}; the guide wants 24 GB for a 32B model"
+        said = f"the GPUs have {size_text(total)}; the guide wants 24 GB for a 32B model"
         found.append(_VRAM.warn(said, "set LOCAL_LLM_MODEL to a smaller model"))
     return or_ok(found, _VRAM.ok("; ".join(map(_memory, facts.gpus))))
 
 
 def _memory(gpu: GpuFacts) -> str:
-    free = gib(max(0, gpu.memory_total - gpu.memory_used))
-    return f"GPU {gpu.index}: {free} of {gib(gpu.memory_total)} free"
+    free = size_text(max(0, gpu.memory_total - gpu.memory_used))
+    return f"GPU {gpu.index}: {free} of {size_text(gpu.memory_total)} free"
 
 
 def _foreign(gpu: GpuFacts, *, is_ready: bool) -> Iterator[Finding]:
@@ -230,7 +231,7 @@ def _foreign(gpu: GpuFacts, *, is_ready: bool) -> Iterator[Finding]:
     if held < _DESKTOP_BYTES:
         return
     largest = sorted(strangers, key=lambda h: -(h.memory_bytes or 0))[:3]
-    said = f"GPU {gpu.index}: {gib(held)} of {gib(gpu.memory_total)} are held by "
+    said = f"GPU {gpu.index}: {size_text(held)} of {size_text(gpu.memory_total)} are held by "
     said += ", ".join(map(str, largest))
     if any(_is_vllm(h.command) for h in largest):
         yield _VRAM.warn(

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from cahoots_vllm.core.amounts import GIB, MIB, size_text
 from cahoots_vllm.core.doctor.expectations import Expectation
-from cahoots_vllm.core.doctor.finding import GIB, MIB, Finding, Findings, Group, Judge, gib, or_ok
+from cahoots_vllm.core.doctor.finding import Finding, Findings, Group, Judge, or_ok
 
 _RAM: Final = Judge("ram", Group.MEMORY)
 _SWAP: Final = Judge("swap", Group.MEMORY)
@@ -68,13 +69,13 @@ def judge_ram(facts: RamFacts, expected: Expectation | None) -> Findings:
     found = []
     if expected is not None and total < expected.ram:
         limited = " (the limit of its cgroup)" if total < facts.total else ""
-        said = f"{gib(total)} of RAM{limited}; the guide wants 32 GB for a 32B model"
+        said = f"{size_text(total)} of RAM{limited}; the guide wants 32 GB for a 32B model"
         found.append(_RAM.warn(said, "serve a smaller model, or add memory"))
     if facts.available < _LITTLE_RAM:
-        said = f"only {gib(facts.available)} of {gib(facts.total)} of RAM are available"
+        said = f"only {size_text(facts.available)} of {size_text(facts.total)} of RAM are available"
         remedy = "see who has it: ps -eo pid,user,rss,args --sort=-rss | head"
         found.append(_RAM.warn(said, remedy))
-    return or_ok(found, _RAM.ok(f"{gib(facts.available)} of {gib(total)} available"))
+    return or_ok(found, _RAM.ok(f"{size_text(facts.available)} of {size_text(total)} available"))
 
 
 def judge_swap(facts: RamFacts) -> Findings:
@@ -82,7 +83,7 @@ def judge_swap(facts: RamFacts) -> Findings:
     used = facts.swap_total - facts.swap_free
     if not facts.swap_total:
         return (_SWAP.ok("none"),)
-    said = f"{gib(used)} of {gib(facts.swap_total)} of swap are used"
+    said = f"{size_text(used)} of {size_text(facts.swap_total)} of swap are used"
     if used > _SWAP_USED * facts.swap_total and facts.available < facts.total // 10:
         eager = facts.swappiness if facts.swappiness is not None else "?"
         remedy = f"the host needs more memory or less to do (vm.swappiness is {eager})"
@@ -95,7 +96,7 @@ def judge_shm(facts: ShmFacts, processes: int) -> Findings:
     remedy = "docker run --shm-size=8g or --ipc=host; elsewhere: mount -o remount,size=50% /dev/shm"
     if not facts.is_there:
         return (_SHM.fail("no /dev/shm is mounted", "mount -t tmpfs tmpfs /dev/shm"),)
-    said = f"{gib(facts.free)} of {gib(facts.total)} free in /dev/shm"
+    said = f"{size_text(facts.free)} of {size_text(facts.total)} free in /dev/shm"
     if facts.total < _SHM_LEAST:
         return (_SHM.fail(f"{said}: too small for vLLM's processes", remedy),)
     if facts.free < _SHM_LEAST:
@@ -116,12 +117,12 @@ def judge_disks(
         found += [] if disk.runs_programs else [_no_programs(disk)]
     if disks and not found and not is_model_here:
         found += _download(disks[0], expected)
-    said = "; ".join(f"{disk.what} {gib(disk.free)} free" for disk in disks)
+    said = "; ".join(f"{disk.what} {size_text(disk.free)} free" for disk in disks)
     return or_ok(found, _DISK.ok(said))
 
 
 def _full(disk: DiskFacts) -> Iterator[Finding]:
-    said = f"{disk.what} ({disk.path}): {gib(disk.free)} of {gib(disk.total)} free"
+    said = f"{disk.what} ({disk.path}): {size_text(disk.free)} of {size_text(disk.total)} free"
     remedy = "free space there (cahootsctl prune removes models that are not served)"
     if disk.free < min(_DISK_LEAST, disk.total // 20):
         yield _DISK.fail(f"{said}: full", remedy)
@@ -136,9 +137,9 @@ def _full(disk: DiskFacts) -> Iterator[Finding]:
 def _download(disk: DiskFacts, expected: Expectation | None) -> Iterator[Finding]:
     if expected is None:
         return
-    said = f"{disk.what} ({disk.path}): {gib(disk.free)} free"
+    said = f"{disk.what} ({disk.path}): {size_text(disk.free)} free"
     if disk.free < expected.download:
-        wants = f"the model's download needs about {gib(expected.download)}"
+        wants = f"the model's download needs about {size_text(expected.download)}"
         yield _DISK.fail(f"{said}; {wants}", "free space there")
     elif disk.free < expected.free_disk:
         yield _DISK.warn(f"{said}; the guide wants 100 GB for a 32B model", "free space there")

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
-from cahoots_vllm.core.doctor.finding import MIB, Findings, Group, Judge, gib
+from cahoots_vllm.core.amounts import MIB, size_text
+from cahoots_vllm.core.doctor.finding import Findings, Group, Judge
 
 _CPU: Final = Judge("engine-on-cpu", Group.SPEED)
 _KV: Final = Judge("kv-cache", Group.SPEED)
@@ -33,11 +34,15 @@ class KvFacts:
 
 @dataclass(frozen=True, slots=True)
 class LoadFacts:
-    """The last load of the weights: bytes on disk, and the seconds the engine's log says."""
+    """The last load of the weights: bytes on disk, and the seconds the engine's log says.
+
+    `was_beside`: another worker served meanwhile.
+    """
 
     weights_bytes: int
     seconds: float
     directory: str
+    was_beside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +95,13 @@ def judge_kv_cache(facts: KvFacts) -> Findings:
 
 def judge_load(facts: LoadFacts) -> Findings:
     """Say when the weights came slowly from their disk. A load from the page cache is fast."""
+    if facts.was_beside:
+        return ()  # it may have waited for processors that the other worker had, not for the disk
     if facts.seconds < _LONG_LOAD_S or facts.weights_bytes >= _SLOW_BYTES_S * facts.seconds:
         return ()
     rate = facts.weights_bytes / facts.seconds / MIB
     said = (
-        f"loading {gib(facts.weights_bytes)} of weights took {facts.seconds:.0f} s, "
+        f"loading {size_text(facts.weights_bytes)} of weights took {facts.seconds:.0f} s, "
         f"{rate:.0f} MiB/s, from {facts.directory}"
     )
     return (_LOAD.warn(said, _faster_disk()),)
@@ -107,7 +114,9 @@ def judge_read(facts: ReadFacts) -> Findings:
     said = f"{facts.directory} reads {rate / MIB:.0f} MiB/s, measured"
     if rate >= _SLOW_BYTES_S or load_s < _LONG_READ_S:
         return (_LOAD.ok(said),)
-    return (_LOAD.warn(f"{said}: {gib(facts.weights_bytes)} take {load_s:.0f} s", _faster_disk()),)
+    return (
+        _LOAD.warn(f"{said}: {size_text(facts.weights_bytes)} take {load_s:.0f} s", _faster_disk()),
+    )
 
 
 def _faster_disk() -> str:
@@ -140,6 +149,6 @@ def judge_worker_swap(swapped_bytes: int) -> Findings:
     """Say when a part of the worker was swapped out."""
     if swapped_bytes < _SWAPPED_BYTES:
         return ()
-    said = f"{gib(swapped_bytes)} of the worker are swapped out"
+    said = f"{size_text(swapped_bytes)} of the worker are swapped out"
     remedy = "free host memory: lower swap use (sudo sysctl vm.swappiness=1), or stop what eats it"
     return (_SWAP.warn(said, f"{remedy}; cahootsctl restart brings it back"),)

@@ -1,26 +1,19 @@
 """The checks before a model is served that need no more than its files and the options. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 
 from cahoots_vllm.core.fit import words
 from cahoots_vllm.core.fit.estimate import Fit, Verdict, parallel
 from cahoots_vllm.core.fit.shape import ModelShape
 from cahoots_vllm.core.launch import LaunchSpec
+from cahoots_vllm.core.level import Level
 from cahoots_vllm.core.memory.sizes import CONTEXT, read_sizes
 
+MEMORY = "memory"
 # Methods whose weights were quantized before: the engine refuses them for plain weights, and for
 # those of another (vllm/config/model.py, _verify_quantization).
 _STORED = frozenset({"awq", "gptq", "compressed-tensors", "modelopt", "auto-round", "mxfp4"})
-
-
-class Level(StrEnum):
-    """How bad it is."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +24,11 @@ class Check:
     level: Level
     sentence: str
     remedy: str = ""
+
+
+def worth_telling(checks: Iterable[Check]) -> tuple[Check, ...]:
+    """Return what to tell of a look that lets a model start: warnings, and whether it fits."""
+    return tuple(check for check in checks if check.level is Level.WARN or check.name == MEMORY)
 
 
 def model_checks(
@@ -104,7 +102,7 @@ def check_memory(fit: Fit | None, *, is_cpu: bool) -> Check:
     """Return what the memory says; a fail only where no shorter context could help."""
     if fit is None:
         remedy = "see cahootsctl doctor for why no GPU is seen"
-        return Check("memory", Level.WARN, "no GPU is seen: whether it fits cannot be told", remedy)
+        return Check(MEMORY, Level.WARN, "no GPU is seen: whether it fits cannot be told", remedy)
     level = {
         Verdict.FITS: Level.OK,
         Verdict.SHORTER: Level.WARN,
@@ -112,4 +110,4 @@ def check_memory(fit: Fit | None, *, is_cpu: bool) -> Check:
         Verdict.IMPOSSIBLE: Level.FAIL,
         Verdict.UNKNOWN: Level.WARN,
     }[fit.verdict]
-    return Check("memory", level, words.sentence(fit), words.remedy(fit, is_cpu=is_cpu))
+    return Check(MEMORY, level, words.sentence(fit), words.remedy(fit, is_cpu=is_cpu))

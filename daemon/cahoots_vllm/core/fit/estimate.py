@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from cahoots_vllm.core.amounts import GIB
 from cahoots_vllm.core.evidence import Device
 from cahoots_vllm.core.fit.kv_cache import KvCache, KvOptions, element_bytes, plan_kv_cache
 from cahoots_vllm.core.fit.measured import NOTHING_SEEN, Seen
@@ -12,7 +13,6 @@ from cahoots_vllm.core.launch import LaunchSpec, OptionValue
 from cahoots_vllm.core.memory import read_sizes
 from cahoots_vllm.core.memory.sizes import read_integer
 
-GIB = 1 << 30
 _UNIT = 1000
 _LARGE_GPU = 70 * GIB  # vllm/engine/arg_utils.py:2922, _get_default_max_num_batched_tokens
 _HUGE_GPU = 160 * GIB

@@ -88,6 +88,7 @@ class ModelShape:
     rotary_dim: int = 0
     ropes: int = 1
     is_stretched: bool = False
+    kind: str = ""  # transformers' model_type
     unknown: str = ""
 
 
@@ -130,6 +131,7 @@ def read_shape(config: Config) -> ModelShape | None:
         has_norms_of_heads=_kind(text).startswith(("qwen3", "gemma3")),
         is_stretched=_is_stretched(text),
         unknown=_unknown(text),
+        kind=_kind(config) or _kind(text),
     )
 
 

@@ -1,22 +1,20 @@
 """The verdict in sentences: what is needed, of what, and what to do where it does not fit."""
 
-from cahoots_vllm.core.fit.estimate import GIB, Fit, Verdict
-
-
-def size(count: float) -> str:
-    """Say bytes as GiB, small ones as MiB."""
-    return f"{count / GIB:.1f} GiB" if count >= GIB / 10 else f"{count / (1 << 20):.0f} MiB"
+from cahoots_vllm.core.amounts import size_text
+from cahoots_vllm.core.fit.estimate import Fit, Verdict
 
 
 def sentence(fit: Fit) -> str:
     """Say it as "19.3 GiB weights + 8.0 GiB KV for 32,768 tokens of 28.8 GiB: fits"."""
     need = fit.need
-    parts = [f"{size(need.weights_bytes)} weights"]
+    parts = [f"{size_text(need.weights_bytes)} weights"]
     if need.kv is not None and need.tokens:
-        parts.append(f"{size(need.kv.needed(need.tokens))} KV for {need.tokens:,} tokens")
-    parts.append(f"{size(need.overhead_bytes)} overhead")
+        parts.append(f"{size_text(need.kv.needed(need.tokens))} KV for {need.tokens:,} tokens")
+    parts.append(f"{size_text(need.overhead_bytes)} overhead")
     on_each = " on each GPU" if fit.gpus > 1 else ""
-    return f"{' + '.join(parts)} of {size(fit.budget_bytes)}{on_each}: {_outcome(fit)}{_how(fit)}"
+    return (
+        f"{' + '.join(parts)} of {size_text(fit.budget_bytes)}{on_each}: {_outcome(fit)}{_how(fit)}"
+    )
 
 
 def _outcome(fit: Fit) -> str:

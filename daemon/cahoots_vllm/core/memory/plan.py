@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from cahoots_vllm.core.diagnosis.causes import Diagnosis, Figures, Trait
 from cahoots_vllm.core.memory.moves import fitted, next_sizes
-from cahoots_vllm.core.memory.room import Room, Shortage
+from cahoots_vllm.core.memory.room import GIB, Room, Shortage
 from cahoots_vllm.core.memory.search import (
     FITTED,
     Attempt,
@@ -24,6 +24,8 @@ from cahoots_vllm.core.memory.sizes import Sizes
 
 _UNIT = 1000
 _GRID = 10
+# A start on a GPU, its imports and pinned buffers; a guess, not measured on such a host.
+_HOST_BESIDE_BYTES = 6 * GIB
 _TOO_LITTLE = (Trait.KV_NONE, Trait.KV_TOO_SMALL, Trait.HELD_OUTSIDE)
 
 
@@ -203,6 +205,20 @@ def _shortage(memory: Memory, room: Room) -> Shortage | None:
     if memory.is_cpu and memory.current.kv_bytes is not None:
         return None  # the share is not looked at (vllm/v1/worker/cpu_worker.py:80); on a GPU it is
     return room.shortage(memory.current.share)
+
+
+def lacking_beside(memory: Memory, room: Room, host_bytes: int | None) -> str | None:
+    """Return what a worker would lack beside one that serves, None where there is room for both.
+
+    Stricter than `gate`: what is not known is not there, and a margin stays. `host_bytes` of host
+    memory are available; on a GPU host the imports and buffers of another worker need some too.
+    """
+    if not room.devices:
+        return "it is not known how much memory is free"
+    if not memory.is_cpu and (host_bytes is None or host_bytes < _HOST_BESIDE_BYTES):
+        return f"less than {_HOST_BESIDE_BYTES // GIB} GiB of host memory are available"
+    sizes = memory.current
+    return room.lacking_beside(sizes.share, sizes.kv_bytes or 0)
 
 
 def gate(memory: Memory, room: Room, limits: MemoryLimits, now: float) -> Next | Wait | Same:

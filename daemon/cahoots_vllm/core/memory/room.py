@@ -94,10 +94,26 @@ class Room:
         wanted = share * worst.total_bytes // _UNIT
         return Shortage(worst.name, worst.free_bytes, wanted, worst.total_bytes, holders)
 
+    def lacking_beside(self, share: int, least_bytes: int) -> str | None:
+        """Return what a device lacks for another worker with so much, None where all have it."""
+        for device in self.devices:
+            wanted = max(share * device.total_bytes // _UNIT, least_bytes)
+            if _spare(device) < wanted:
+                sizes = (device.free_bytes, device.total_bytes, wanted, _margin(device))
+                free, total, want, margin = (f"{size / GIB:.1f}" for size in sizes)
+                return (
+                    f"{device.name} has {free} of {total} GiB free beside the worker that serves, "
+                    f"{want} GiB are wanted, and {margin} GiB to spare"
+                )
+        return None
+
+
+def _margin(device: Device) -> int:
+    return _HOST_MARGIN_BYTES if device.key == HOST_KEY else _GPU_MARGIN_BYTES
+
 
 def _spare(device: Device) -> int:
-    margin = _HOST_MARGIN_BYTES if device.key == HOST_KEY else _GPU_MARGIN_BYTES
-    return max(0, device.free_bytes - margin)
+    return max(0, device.free_bytes - _margin(device))
 
 
 def _fitting(device: Device) -> int:

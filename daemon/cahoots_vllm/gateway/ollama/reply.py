@@ -81,6 +81,10 @@ class OllamaReply:
                 self._first_at = self._first_at or self._now()
                 await self._send(b"".join(map(self._line, lines)))
 
+    def write_now(self, _data: bytes) -> bool:
+        """Refuse: each event becomes a line of another shape."""
+        return False
+
     async def end(self) -> None:
         """Send the last line, or the whole answer. Raises LeftError, CahootsError."""
         if self._is_stream:

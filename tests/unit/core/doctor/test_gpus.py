@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from cahoots_vllm.core.amounts import GIB
 from cahoots_vllm.core.doctor.expectations import expectation_of
-from cahoots_vllm.core.doctor.finding import GIB, Level
 from cahoots_vllm.core.doctor.gpus import (
     DriverFacts,
     EngineBuild,
@@ -16,6 +16,7 @@ from cahoots_vllm.core.doctor.gpus import (
     judge_gpus,
     judge_vram,
 )
+from cahoots_vllm.core.level import Level
 
 CARD = GpuFacts(0, "RTX", 24 * GIB, GIB, (8, 9))
 WELL = DriverFacts(1, None, "580.65", "580.65", (13, 0), gpus=(CARD,))

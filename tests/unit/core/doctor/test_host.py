@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from cahoots_vllm.core.amounts import GIB, MIB
 from cahoots_vllm.core.doctor.endpoint import (
     Bridge,
     DockerFacts,
@@ -13,7 +14,6 @@ from cahoots_vllm.core.doctor.endpoint import (
 )
 from cahoots_vllm.core.doctor.engine import EngineFacts, judge_engine
 from cahoots_vllm.core.doctor.expectations import expectation_of
-from cahoots_vllm.core.doctor.finding import GIB, MIB, Level
 from cahoots_vllm.core.doctor.hub import (
     HubFacts,
     Reach,
@@ -42,6 +42,7 @@ from cahoots_vllm.core.doctor.service import (
     judge_unit,
     judge_unreachable,
 )
+from cahoots_vllm.core.level import Level
 
 OK, WARN, FAIL = Level.OK, Level.WARN, Level.FAIL
 GUIDE = expectation_of("Qwen/Qwen3-32B-AWQ")

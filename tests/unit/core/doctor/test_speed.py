@@ -2,6 +2,7 @@
 
 import pytest
 
+from cahoots_vllm.core.amounts import GIB, MIB
 from cahoots_vllm.core.doctor.figures import (
     KvSample,
     keep_sample,
@@ -9,7 +10,6 @@ from cahoots_vllm.core.doctor.figures import (
     load_seconds,
     read_sample,
 )
-from cahoots_vllm.core.doctor.finding import GIB, MIB, Level
 from cahoots_vllm.core.doctor.service import LimitFacts, judge_cpu
 from cahoots_vllm.core.doctor.speed import (
     ClockFacts,
@@ -23,6 +23,7 @@ from cahoots_vllm.core.doctor.speed import (
     judge_read,
     judge_worker_swap,
 )
+from cahoots_vllm.core.level import Level
 
 PAGE = """# TYPE vllm:num_preemptions_total counter
 vllm:num_preemptions_total{engine="0",model_name="m"} 3.0
@@ -71,6 +72,11 @@ def test_weights_from_a_slow_disk(size: int, seconds: float, is_slow: bool) -> N
     found = judge_load(LoadFacts(size, seconds, "/models/m"))
     assert bool(found) is is_slow
     assert not is_slow or "102 MiB/s, from /models/m" in found[0].sentence
+
+
+def test_load_beside_another_worker_says_nothing_of_the_disk() -> None:
+    assert judge_load(LoadFacts(257 * MIB, 25.0, "/models/m"))
+    assert judge_load(LoadFacts(257 * MIB, 25.0, "/models/m", was_beside=True)) == ()
 
 
 def test_measured_read_warns_only_where_a_load_takes_long() -> None:

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from cahoots_vllm.core.fit.checks import Level, check_architecture, check_gpus
+from cahoots_vllm.core.fit.checks import Check, check_architecture, check_gpus, worth_telling
+from cahoots_vllm.core.level import Level
 
 from .test_fit import LAUNCH, QWEN3_32B, shape_of
 
@@ -57,3 +58,9 @@ def test_more_gpus_than_there_are_are_refused(
     found = list(check_gpus(launch, count))
     assert bool(found) is is_refused
     assert all(check.level is Level.FAIL for check in found)
+
+
+def test_warnings_and_whether_it_fits_are_worth_telling() -> None:
+    context, gpus = Check("context", Level.OK, "fine"), Check("gpus", Level.WARN, "few")
+    memory = Check("memory", Level.OK, "fits")
+    assert worth_telling((context, gpus, memory)) == (gpus, memory)

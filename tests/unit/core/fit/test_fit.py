@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from cahoots_vllm.core.amounts import GIB
 from cahoots_vllm.core.evidence import Device
-from cahoots_vllm.core.fit.estimate import GIB, Ask, Verdict, judge
+from cahoots_vllm.core.fit.estimate import Ask, Verdict, judge
 from cahoots_vllm.core.fit.kv_cache import KvOptions, plan_kv_cache
 from cahoots_vllm.core.fit.measured import Report, Seen, read_report, seen_in
 from cahoots_vllm.core.fit.shape import ModelShape, read_shape

@@ -1,0 +1,29 @@
+"""What a standby notes of the modules that a start looks for."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cahoots_vllm.worker.launcher_warm import Notebook
+
+
+def test_each_module_is_noted_once_and_not_again_by_the_next_standby(tmp_path: Path) -> None:
+    path = tmp_path / "standby-0.33.0.modules"
+    for _ in range(2):
+        notebook = Notebook(path)
+        for name in ("json", "vllm.a", "json"):
+            notebook.find_spec(name)
+    assert path.read_text() == "json\nvllm.a\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe\x00" * 1000, bytes(3000), os.urandom(3000), b"vllm.a\n\x1b[31m\n"],
+    ids=["no text", "zeros", "noise", "control characters"],
+)
+def test_damaged_notes_are_emptied_and_made_anew(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "standby-0.33.0.modules"
+    path.write_bytes(content)
+    Notebook(path).find_spec("vllm.a")
+    assert path.read_bytes() == b"vllm.a\n"
