@@ -25,10 +25,11 @@ LINTS = (
 # Their tests print times and sizes, which are for people to see; so is what takes long in them.
 WITH_FIGURES = ("engine", "system")
 SKIPPED = re.compile(r"^SKIPPED \[(\d+)\] (.*)$")
-# A module of integration stays together: some have one daemon for all their tests.
+# A module of integration stays together: some have one daemon for all their tests. Three at a
+# time: they wait more than they compute.
 PARALLEL = {
     "unit": ("--numprocesses=2",),
-    "integration": ("--numprocesses=2", "--dist=loadscope"),
+    "integration": ("--numprocesses=3", "--dist=loadscope"),
 }
 # As in "=== 3 passed, 1 skipped in 0.12s ===".
 CLOSING = re.compile(r"^=+ (.*\d+ (?:passed|failed|skipped|error|deselected).* in .*) =+$")

@@ -164,6 +164,7 @@ def test_useless_failure_is_given_up_and_requests_get_the_diagnosis(daemon: Daem
         assert failed["evidence"] in message
         assert failed["remedy"] in message
         assert daemon.started() == number
+        daemon.wait_phase("failed")  # a failed start is told before its processes are ended
         left = daemon.tree_pids()
         assert left == [], titles(left)
     assert daemon.ctl("wait", "--timeout", "5").returncode == 1

@@ -20,6 +20,7 @@ from system.stand_in import StandIn
 _LOAD = Path(__file__).with_name("load.py")
 _CONFIG = "/etc/cahoots-vllm/cahoots-vllm.toml"
 _KILLS = 10
+_CLIENTS = 2
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Asked:
 
 
 @contextmanager
-def load(service: Service, clients: int = 2) -> Iterator[list[Asked]]:
+def load(service: Service, clients: int = _CLIENTS) -> Iterator[list[Asked]]:
     """Ask all the time; the list is filled at the end."""
     asked: list[Asked] = []
     process = service.machine.start_beside(
@@ -80,25 +81,28 @@ def test_restart_costs_no_model_load(service: Service) -> None:
 def test_ten_kills_under_load_lose_only_what_was_under_way(service: Service) -> None:
     machine, worker = service.machine, service.worker_pid()
     cursor = machine.journal("--lines=1")[-1]["__CURSOR"]
-    kills, taken = list[float](), list[float]()
+    kills, taken = list[tuple[float, float]](), list[float]()
     with load(service) as asked:
         for _ in range(_KILLS):
             pid = machine.main_pid()
-            kills.append(time.monotonic())
+            before = time.monotonic()
             machine.run(["kill", "-KILL", str(pid)])
-            killed = time.monotonic()
-            taken.append(seconds_until_served(machine, killed))
-            kills.append(killed)
+            kills.append((before, time.monotonic()))
+            taken.append(seconds_until_served(machine, kills[-1][1]))
             wait_for(lambda pid=pid: machine.main_pid() not in (0, pid))  # type: ignore[misc] # a default binds it
             assert service.worker_pid() == worker
-            time.sleep(0.5)  # for requests that no kill meets
+            service.says()  # one request that no kill meets, however slow the machine is
     print_figure("SIGKILL of the daemon until served", taken)
-    # Under way at a kill: their connection died with the process that had accepted it.
-    begun_meanwhile = [
-        one for one in asked if not any(one.begun <= kill <= one.ended for kill in kills)
-    ]
-    assert [one.problem for one in begun_meanwhile if one.problem] == []
-    assert len(begun_meanwhile) > _KILLS
+    lost = [one for one in asked if one.problem]
+
+    # Under way at a kill: their connection died with the process that had accepted it. When in
+    # its window the kill took effect is not known; a client has one connection to lose by it.
+    def met(one: Asked) -> bool:
+        return any(one.begun <= last and one.ended >= first for first, last in kills)
+
+    assert [one.problem for one in lost if not met(one)] == []
+    assert len(lost) <= _CLIENTS * _KILLS
+    assert len(asked) > _KILLS
     # Whatever the engine wrote meanwhile was waiting in the pipe.
     lines = machine.journal(f"--after-cursor={cursor}", "-t", "cahoots-vllm-worker")
     served = sum("POST /v1/chat/completions" in str(line["MESSAGE"]) for line in lines)
