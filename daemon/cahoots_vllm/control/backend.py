@@ -5,15 +5,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from cahoots_vllm.host.engine_client import EngineClient
+from cahoots_vllm.host.engine_client import EngineClient, UnreachableError
 
 
 class Backend:
     """What the gateway sends requests to.
 
     `closed` is set while it gets no more of them; `lost` once it died. `on_trial` is the one
-    request that is to blame for a death (gateway.trial), None: each that is in flight; `suspects`
-    counts those on it that were in flight at an earlier death.
+    request that is to blame for a death (gateway.trial), None: each that is in flight; it has the
+    `turn`. `suspects` counts those on it that were in flight at an earlier death.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class Backend:
         self.lost = asyncio.Event()
         self.on_trial: str | None = None
         self.suspects = 0
+        self.turn = asyncio.Lock()
         self._requests: set[asyncio.Timeout] = set()
         self.uds = uds
         self._client = EngineClient(uds)
@@ -43,10 +44,11 @@ class Backend:
     async def request(self, *, is_use: bool = True) -> AsyncIterator[EngineClient]:
         """Count a request as in flight; `is_use`: it keeps the worker from being idle.
 
-        Raises TimeoutError when the worker is or was retired.
+        Raises UnreachableError when the worker is retired, TimeoutError once it is.
         """
         if self._client.is_closed:
-            raise TimeoutError
+            what = "the worker is retired"
+            raise UnreachableError(what)
         self.in_flight += 1
         self.idle.clear()
         try:

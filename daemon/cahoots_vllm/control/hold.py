@@ -13,7 +13,8 @@ class Ask:
     """What a request needs, and the bounds it is held within.
 
     `size_bytes`: what is kept of it meanwhile. `model`: as the client named it; None: any.
-    `is_urgent`: it costs the engine nothing, goes first, and is not counted.
+    `is_urgent`: it costs the engine nothing, goes first, and is not counted. `is_suspect`: it was
+    in flight at a death, and goes where others wait for it (Rotation.bar).
     """
 
     timeout_s: float
@@ -22,6 +23,7 @@ class Ask:
     size_bytes: int = 0
     model: str | None = None
     is_urgent: bool = False
+    is_suspect: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,6 +5,7 @@ here, oldest first; in `off` and `failed` they are refused with the reason.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -32,6 +33,7 @@ class Rotation:
         self._backends: dict[int, Backend] = {}
         self._hold = Hold()
         self._release_handle: asyncio.TimerHandle | None = None
+        self._barred: Counter[str | None] = Counter()
         self.terms = Terms()
         # Called when a request begins to wait.
         self.on_wait: Callable[[], None] = lambda: None
@@ -104,7 +106,7 @@ class Rotation:
         backend = self._open
         if backend is None:
             return  # it was closed meanwhile: the rest waits for the next
-        its_own = (w for w in self._hold if self.terms.is_for(w.ask.model, backend.served))
+        its_own = (w for w in self._hold if self._may_go(w.ask, backend))
         batch = list(islice(its_own, _BATCH + 1))
         for waiter in batch[:_BATCH]:
             self._hold.leave(waiter)
@@ -113,6 +115,25 @@ class Rotation:
         if len(batch) > _BATCH:
             loop = asyncio.get_running_loop()
             self._release_handle = loop.call_later(_PACE_S, self._release)
+
+    def _may_go(self, ask: Ask, backend: Backend) -> bool:
+        if not self.terms.is_for(ask.model, backend.served):
+            return False
+        return ask.is_urgent or ask.is_suspect or not self._is_barred(backend)
+
+    def _is_barred(self, backend: Backend) -> bool:
+        return any(self.terms.is_for(model, backend.served) for model in self._barred)
+
+    def bar(self, model: str | None) -> None:
+        """Let a suspect go first that names this model: others wait here until `unbar`."""
+        self._barred[model] += 1
+
+    def unbar(self, model: str | None) -> None:
+        """Take back one `bar`."""
+        self._barred[model] -= 1
+        self._barred += Counter()  # nothing that is zero
+        if self._release_handle is None:
+            self._release()
 
     def close(self, generation: int) -> None:
         """Send no more requests to this worker; those on it go on."""
@@ -167,12 +188,12 @@ class Rotation:
         if self._release_handle is None:
             self._release()  # who waited for another model may not have to any more
 
-    def backend_now(self, model: str | None = None) -> Backend | None:
+    def backend_now(self, ask: Ask) -> Backend | None:
         """Return the worker to ask, None where a request has to wait its turn, or for another."""
         backend = self._open
         if backend is None or self._release_handle is not None:
             return None
-        return backend if self.terms.is_for(model, backend.served) else None
+        return backend if self._may_go(ask, backend) else None
 
     async def backend(self, ask: Ask) -> Backend:
         """Return the worker to ask, after waiting for one if need be.
@@ -180,7 +201,7 @@ class Rotation:
         Raises CahootsError: WORKER_FAILED when none will come by itself, BUSY when too many wait
         already, TIMED_OUT. A cancelled caller leaves the queue.
         """
-        if (backend := self.backend_now(ask.model)) is not None:
+        if (backend := self.backend_now(ask)) is not None:
             return backend
         now = asyncio.get_running_loop().time()
         if (refusal := self.terms.refusal_of(ask.model, now)) is not None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import select
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
@@ -25,6 +26,13 @@ NAMED_BYTES: Final = 32 * KEPT_BYTES
 _KEPT_BYTES_OF_ALL: Final = 256 * 1024 * 1024
 LOOKS: Final = ("GET", "HEAD", "OPTIONS")
 _CHUNK_BYTES: Final = 64 * 1024
+# Where "stream" means something; elsewhere the engine ignores it, and answers as always.
+_STREAMING: Final = frozenset(
+    {
+        "/cohere/v2/chat", "/inference/v1/generate", "/invocations", "/v1/chat/completions",
+        "/v1/completions", "/v1/messages", "/v1/responses",
+    }
+)  # fmt: skip
 REQUEST_ID: Final = "X-Request-Id"
 # Set where the client's key was the gateway's own: the engine must not get it.
 IS_KEYED: Final = web.RequestKey("is_keyed", bool)
@@ -44,12 +52,21 @@ class Body:
     """A request's body: whole, or its first bytes and the rest as the client sends it."""
 
     def __init__(
-        self, head: bytes, rest: StreamReader | None = None, *, is_there: bool = True
+        self,
+        head: bytes,
+        rest: StreamReader | None = None,
+        *,
+        transport: asyncio.BaseTransport | None = None,
+        is_there: bool = True,
     ) -> None:
-        """`rest` is read once. Not `is_there`: a request without a body, not with an empty one."""
+        """`rest` is read once, from `transport`.
+
+        Not `is_there`: a request without a body, not with an empty one.
+        """
         self.head = head
         self._is_there = is_there
         self._rest = rest
+        self._transport = transport
         self.is_used_up = False
         self.is_broken = False
 
@@ -70,6 +87,15 @@ class Body:
         if len(self.head) > KEPT_BYTES:
             return _pieces(self.head)
         return self.head if self._is_there else None
+
+    def notice_hang_up(self) -> None:
+        """Close the connection of a client that has hung up: while it is not read, nobody sees."""
+        if not isinstance(self._transport, asyncio.Transport) or self._transport.is_closing():
+            return
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+        if poll.poll(0):
+            self._transport.abort()
 
     async def _stream(self, rest: StreamReader) -> AsyncIterator[bytes]:
         self.is_used_up = True
@@ -119,7 +145,8 @@ class Call:
     @property
     def is_stream(self) -> bool:
         """Whether the client expects server-sent events."""
-        return self._asked.get("stream") is True
+        path = self.target.partition("?")[0]
+        return path in _STREAMING and self._asked.get("stream") is True
 
     @property
     def is_listing(self) -> bool:
@@ -158,30 +185,44 @@ class BodyReader:
         if not request.body_exists:
             return Body(b"", is_there=False)
         content = request.content
-        room = min(max_bytes or self._max_bytes, _KEPT_BYTES_OF_ALL - self.kept_bytes)
-        if (request.content_length or 0) > room:
-            return Body(b"", content)
-        parts, size = [], 0
+        most = max_bytes or self._max_bytes
+        if (request.content_length or 0) > min(most, _KEPT_BYTES_OF_ALL - self.kept_bytes):
+            return Body(b"", content, transport=request.transport)
+        parts: list[bytes] = []
+        try:
+            await self._take(content, parts, most, timeout_s)
+        except BaseException:
+            self.kept_bytes -= sum(map(len, parts))
+            raise
+        head = b"".join(parts)
+        if not content.at_eof():
+            return Body(head, content, transport=request.transport)
+        return Body(head)
+
+    async def _take(
+        self, content: StreamReader, parts: list[bytes], most: int, timeout_s: float
+    ) -> None:
+        """Read into `parts`, up to what may be kept. Raises CahootsError as `read` does."""
+        size = 0
         try:
             async with asyncio.timeout(timeout_s):
-                while size <= room and (part := await content.readany()):
+                while size <= most and self.kept_bytes <= _KEPT_BYTES_OF_ALL:
+                    part = await content.readany()
+                    if not part:
+                        break
                     parts.append(part)
                     size += len(part)
+                    # Now: one that stops in the middle is kept, too.
+                    self.kept_bytes += len(part)
         except TimeoutError as error:
             what = f"the request's body did not come within {timeout_s:.0f} s"
             raise CahootsError(Kind.TIMED_OUT, what, "send the request again") from error
         except (web.PayloadAccessError, ConnectionError, ValueError) as error:
             raise broken_body() from error
-        head = b"".join(parts)
-        if not content.at_eof():
-            return Body(head, content)
-        self.kept_bytes += size
-        return Body(head)
 
     def release(self, body: Body) -> None:
         """Count a body as gone."""
-        if body.is_whole:
-            self.kept_bytes -= len(body.head)
+        self.kept_bytes -= len(body.head)
 
 
 def broken_body() -> CahootsError:

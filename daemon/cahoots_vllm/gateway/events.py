@@ -98,4 +98,9 @@ def _read(event: bytes) -> Sign | None:
 def is_aborted(body: bytes) -> bool:
     """Whether an answer that is not a stream was given up by the engine."""
     is_reasonless = _MESSAGE.match(body) is not None and _REASON not in body
-    return is_reasonless or _ABORTED.search(body) is not None
+    return is_reasonless or has_abort(body)
+
+
+def has_abort(data: bytes) -> bool:
+    """Whether a part of such an answer says so."""
+    return _ABORTED.search(data) is not None

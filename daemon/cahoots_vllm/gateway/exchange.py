@@ -10,6 +10,7 @@ from cahoots_vllm.gateway.events import (
     EventCutter,
     Sign,
     find_sign,
+    has_abort,
     is_aborted,
     is_comment,
     is_suspicious,
@@ -24,6 +25,8 @@ from cahoots_vllm.host.engine_connection import Head
 _NOTICE_S: Final = 1.5
 # An answer up to this size is read whole before it is begun: it can still be asked for again.
 _WHOLE_BYTES: Final = 1024 * 1024
+_JSON: Final = "application/json"
+_ABORT_BYTES: Final = 64
 _SERVER_ERROR: Final = 500
 _BROKEN: Final = (UnreachableError, BrokenOffError, TimeoutError)
 
@@ -81,7 +84,7 @@ async def _ask(call: Call, backend: Backend, reply: Reply, meter: Meter) -> None
 def _is_short(answer: Answer) -> bool:
     """Whether it comes at once: what has no length is a stream, e.g. of speech, but for JSON."""
     if answer.content_length is None:
-        return answer.content_type == "application/json"
+        return answer.content_type == _JSON
     return answer.content_length <= _WHOLE_BYTES
 
 
@@ -92,9 +95,13 @@ async def _pass_whole(answer: Answer, backend: Backend, reply: Reply, meter: Met
         parts.append(part)
         size += len(part)
     body = b"".join(parts)
-    is_doubtful = answer.status >= _SERVER_ERROR or is_aborted(body)
+    is_given_up = is_aborted(body)
+    is_doubtful = answer.status >= _SERVER_ERROR or is_given_up
     if is_doubtful and await backend.is_lost_within(_NOTICE_S):
         why = f"it answered {answer.status} and died"
+        raise LostError(backend, why, is_sent=True)
+    if is_given_up:
+        why = "it gave the answer up"
         raise LostError(backend, why, is_sent=True)
     await _pass_parts(answer, body, reply, meter)
 
@@ -104,7 +111,13 @@ async def _pass_parts(answer: Answer, first: bytes, reply: Reply, meter: Meter) 
     if first:
         meter.passed(first)
         await reply.write(first)
+    is_json, before = answer.content_type == _JSON, first
     while part := await answer.read():
+        if is_json:
+            # One too large to be read whole; what says that it was given up may be cut in two.
+            before = before[-_ABORT_BYTES:] + part
+            if has_abort(before):
+                raise cut_short()
         meter.passed(part)
         await reply.write(part)
     await reply.end()

@@ -3,7 +3,8 @@
 A request that was in flight at a death is sent again, one such at a time: it is on trial until it
 is answered, or has been with the worker for a while. If the worker dies meanwhile, it is to blame;
 one that has passed its trial and is still there is spared, once. Without a trial, each that is in
-flight is to blame.
+flight is to blame. Others are held meanwhile: one sent beside the one on trial could kill the
+worker, and nobody would know which it was.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cahoots_vllm.control.backend import Backend
+from cahoots_vllm.control.rotation import Rotation
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.gateway.call import Call
 
@@ -26,38 +28,38 @@ _REFUSED_MAX: Final = 64
 
 
 class Trial:
-    """The turn of one request, if it needs one: `wait`, `begin`, and `end` on every way out."""
+    """The turn of one request: `enter`, `wait`, `begin`, and `end` on every way out."""
 
-    def __init__(self, trials: "Trials", deaths: int) -> None:
-        """`deaths`: in so many it was in flight."""
+    def __init__(self, trials: "Trials", model: str | None) -> None:
+        """`model`: as the client named it, None where that does not matter."""
         self._trials = trials
-        self.is_needed = deaths > 0
-        self._has_turn = False
+        self._model = model
+        self._is_open = False
+        self._turn: asyncio.Lock | None = None
         self._backend: Backend | None = None
         self._aboard: Backend | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    async def wait(self) -> None:
-        """Return when it is this one's turn."""
-        if not self.is_needed:
-            return
-        self._trials.waiting += 1
-        self._trials.are_over.clear()
-        try:
-            await self._trials.lock.acquire()
-            self._has_turn = True
-        finally:
-            self._trials.waiting -= 1
-            self._trials.note_end()
+    def enter(self) -> None:
+        """Have those held that would go to the same worker."""
+        self._is_open = True
+        self._trials.enter(self._model)
+
+    async def wait(self, backend: Backend) -> bool:
+        """Wait until it is this one's turn on the worker; False: that gets no more requests."""
+        await backend.turn.acquire()
+        if backend.closed.is_set():
+            backend.turn.release()
+            return False
+        self._turn = backend.turn
+        return True
 
     def begin(self, call: Call, backend: Backend) -> None:
         """Put the request on trial with this worker."""
-        if not self._has_turn:
-            return
         self._backend = self._aboard = backend
         backend.on_trial = call.id
         backend.suspects += 1
-        seconds = min(_TRIAL_S, _ALL_TRIALS_S / max(1, self._trials.waiting))
+        seconds = min(_TRIAL_S, _ALL_TRIALS_S / self._trials.series)
         self._timer = asyncio.get_running_loop().call_later(seconds, self.passed)
 
     def passed(self) -> None:
@@ -67,10 +69,12 @@ class Trial:
         backend, self._backend = self._backend, None
         if backend is not None and not backend.lost.is_set():
             backend.on_trial = None
-        if self._has_turn:
-            self._has_turn = False
-            self._trials.lock.release()
-            self._trials.note_end()
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.release()
+        if self._is_open:
+            self._is_open = False
+            self._trials.leave(self._model)
 
     def end(self) -> None:
         """End the turn, and leave the worker: on every way out."""
@@ -80,22 +84,28 @@ class Trial:
 
 
 class Trials:
-    """One turn at a time, and what was found guilty."""
+    """Who has or awaits a turn, and what was found guilty."""
 
-    def __init__(self) -> None:
+    def __init__(self, rotation: Rotation) -> None:
         """Nothing was in flight at a death yet."""
-        self.lock = asyncio.Lock()
-        self.waiting = 0
-        # Requests that were in flight at no death wait for it: one sent beside the one on trial
-        # could kill the worker, and nobody would know which it was.
-        self.are_over = asyncio.Event()
-        self.are_over.set()
+        self._rotation = rotation
+        self._open = 0
+        # How many there have been since there was none: they share the time for all of them.
+        self.series = 0
         self._guilty: dict[bytes, float] = {}
 
-    def note_end(self) -> None:
-        """Let the others go on where nobody has or awaits a turn."""
-        if not self.waiting and not self.lock.locked():
-            self.are_over.set()
+    def enter(self, model: str | None) -> None:
+        """Count one more, and have others held that would go to the same worker."""
+        self._open += 1
+        self.series += 1
+        self._rotation.bar(model)
+
+    def leave(self, model: str | None) -> None:
+        """Count one less, and let the others go on after the last."""
+        self._open -= 1
+        if not self._open:
+            self.series = 0
+        self._rotation.unbar(model)
 
     def check(self, call: Call) -> None:
         """Raise CahootsError for a request that was found guilty a while ago."""

@@ -11,6 +11,7 @@ from yarl import URL
 from cahoots_vllm.control.backend import Backend
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.gateway.call import Call
+from cahoots_vllm.host.engine_client import UnreachableError
 
 _MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 _HEARTBEAT_S: Final = 30.0
@@ -53,7 +54,7 @@ async def pass_websocket(request: web.Request, call: Call, backend: Backend) -> 
                 code = upstream.close_code or WSCloseCode.OK
     except aiohttp.WSServerHandshakeError as error:
         return web.Response(status=error.status)  # the engine's own refusal
-    except (aiohttp.ClientError, TimeoutError) as error:
+    except (aiohttp.ClientError, UnreachableError, TimeoutError) as error:
         if client is None:
             what = f"the worker was lost: {error}"
             raise CahootsError(Kind.WORKER_LOST, what, "connect again") from error

@@ -15,6 +15,8 @@ from cahoots_vllm.host.engine_connection import Body, Connection, Head
 
 # Below uvicorn's 5 s: the engine must not close a connection we are about to use.
 _IDLE_S: Final = 3.0
+# A busy engine accepts connections late; more than wait there are tried again after this.
+_FULL_S: Final = 0.05
 
 
 class UnreachableError(ConnectionError):
@@ -53,16 +55,20 @@ class EngineClient:
         return None
 
     async def _connect(self) -> Connection:
-        if self.is_closed:
-            what = "the worker is retired"
-            raise UnreachableError(what)
-        try:
-            loop = asyncio.get_running_loop()
-            _, connection = await loop.create_unix_connection(Connection, self._uds)
-        except OSError as error:
-            what = f"cannot connect: {error.strerror or error}"
-            raise UnreachableError(what) from error
-        return connection
+        loop = asyncio.get_running_loop()
+        while not self.is_closed:
+            try:
+                transport, connection = await loop.create_unix_connection(Connection, self._uds)
+            except OSError as error:
+                what = f"cannot connect: {error.strerror or error}"
+                raise UnreachableError(what) from error
+            if transport.get_extra_info("peername") is not None:
+                return connection
+            # As many wait as may (connect(2): EAGAIN); asyncio takes that for a connection.
+            connection.abort()
+            await asyncio.sleep(_FULL_S)
+        what = "the worker is retired"
+        raise UnreachableError(what)
 
     def _give_back(self, connection: Connection) -> None:
         if self.is_closed or not connection.is_reusable:

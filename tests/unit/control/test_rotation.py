@@ -11,6 +11,7 @@ from cahoots_vllm.control.hold import Ask
 from cahoots_vllm.control.rotation import Rotation
 from cahoots_vllm.control.terms import Refusal, Terms
 from cahoots_vllm.core.errors import CahootsError, Kind
+from cahoots_vllm.host.engine_client import UnreachableError
 
 _UDS = Path("/nonexistent/worker.sock")
 
@@ -114,7 +115,7 @@ async def test_retire_ends_what_is_in_flight_and_refuses_more_on_it() -> None:
 
     with pytest.raises(TimeoutError):
         await ask(retires=True)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(UnreachableError):  # so that nobody takes it for sent
         await ask(retires=False)
 
 
@@ -152,11 +153,35 @@ async def test_request_for_another_model_waits_while_the_others_are_served() -> 
     other, *served = await begin(rotation, "b", "a", None, "unheard-of")
     assert [(await task).generation for task in served] == [1, 1, 1]
     assert (other.done(), rotation.held) == (False, 1)
-    assert rotation.backend_now("b") is None
+    assert rotation.backend_now(_ask("b")) is None
     assert [model for model, _ in rotation.waiting()] == ["b"]
     rotation.close(1)
     rotation.admit(2, _UDS, "b", ("b",))
     assert (await other).generation == 2
+    await rotation.retire(1)
+    await rotation.retire(2)
+
+
+@pytest.mark.parametrize("is_choosy", [True, False])
+async def test_suspect_goes_first_to_its_own_worker_and_bars_no_other(*, is_choosy: bool) -> None:
+    rotation = Rotation()
+    if is_choosy:
+        rotation.take(CHOICE)
+    rotation.bar("b")
+    rotation.bar("b")
+    rotation.admit(1, _UDS, "a", ("a",))
+    assert (rotation.backend_now(_ask("a")) is not None) is is_choosy
+    rotation.admit(2, _UDS, "b", ("b", "an-alias"))
+    suspect = replace(_ask("b"), is_suspect=True)
+    assert rotation.backend_now(suspect) is not None
+    assert rotation.backend_now(replace(_ask("b"), is_urgent=True)) is not None
+    tasks = await begin(rotation, "b", "an-alias", None)
+    assert rotation.held == 3
+    rotation.unbar("b")
+    await asyncio.sleep(0)
+    assert rotation.held == 3, "there were two"
+    rotation.unbar("b")
+    assert [(await task).generation for task in tasks] == [2, 2, 2]
     await rotation.retire(1)
     await rotation.retire(2)
 

@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from cahoots_vllm.control.terms import Terms
+from cahoots_vllm.gateway import call as gateway_call
 from cahoots_vllm.gateway import deliver
 from cahoots_vllm.gateway.record import End
 
@@ -102,6 +104,61 @@ async def test_answer_that_was_given_up_without_a_death_is_no_answer_either() ->
     assert b"worker-lost" in answer
 
 
+async def test_whole_answer_that_was_given_up_without_a_death_is_asked_for_once_more() -> None:
+    async with running() as front:
+        answers = [_GIVEN_UP, _GOOD, _GIVEN_UP, _GIVEN_UP]
+        front.upstream.answer_to = lambda _: answers.pop(0)
+        assert body_of(await front.post(_CHAT)) == body_of(_GOOD)
+        assert (await front.post(_CHAT)).startswith(b"HTTP/1.1 503")
+        assert not answers
+
+
+@pytest.mark.parametrize("head", [b"Content-Length: 9999999", b"Transfer-Encoding: chunked"])
+async def test_large_answer_that_was_given_up_does_not_pass_for_whole(head: bytes) -> None:
+    """It is with the client before its end is there; the mark may be cut in two, too."""
+    many = b'{"logprobs":[' + b"0," * 800_000
+    end = b'],"finish_reason": "abo', b'rt"}'
+    chunks = [many + end[0], end[1]]
+    if b"chunked" in head:
+        chunks = [b"%x\r\n%b\r\n" % (len(one), one) for one in chunks] + [b"0\r\n\r\n"]
+    json_head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n" + head + b"\r\n\r\n"
+    async with running() as front:
+        front.upstream.answer_to = lambda _: json_head + PAUSE.join(chunks)
+        got = await front.post(_CHAT)
+    assert got.startswith(b"HTTP/1.1 200")
+    assert b'rt"}' not in got
+    assert not got.endswith(b"0\r\n\r\n")
+    assert front.records[0].end is End.BROKEN
+
+
+async def test_worker_that_lives_and_hangs_up_is_asked_once_more_only() -> None:
+    async with running() as front:
+        front.upstream.hang_ups = 1
+        assert (await front.post(_CHAT)).endswith(b"ok")
+        front.upstream.hang_ups, front.upstream.bodies = 99, []
+        answer = await front.post(_CHAT)
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert front.upstream.bodies == [_CHAT, _CHAT]
+
+
+async def test_death_of_a_worker_that_it_never_reached_is_not_a_requests_fault() -> None:
+    async with running() as front:
+        front.rotation.close(1)
+        asked = asyncio.create_task(front.post(_CHAT))
+        for generation in (2, 3, 4):
+            while not front.rotation.held:  # noqa: ASYNC110 (nothing tells us but asking)
+                await asyncio.sleep(0.01)
+            front.rotation.admit(generation, front.upstream.uds.with_name("nobody.sock"))
+            await asyncio.sleep(0.05)
+            front.rotation.lose(generation)
+        front.rotation.admit(5, front.upstream.uds)
+        assert (await asked).endswith(b"ok")
+        assert front.upstream.bodies == [_CHAT]
+        for generation in (2, 3, 4, 5):
+            await front.rotation.retire(generation)
+    assert [record.is_suspect for record in front.records] == [False]
+
+
 async def test_request_in_flight_in_two_deaths_is_a_suspect() -> None:
     async with running() as front:
         dying(front, _DEAD, _DEAD)
@@ -164,6 +221,53 @@ async def test_newcomer_waits_while_another_is_on_trial() -> None:
     assert body_of(answers[0]) == body_of(_GOOD)
     assert answers[1].startswith(b"HTTP/1.1 503")
     assert bodies == [harmless, harmless, poison, poison]
+
+
+async def test_trial_that_waits_for_its_worker_keeps_nobody_from_another() -> None:
+    async with running() as front:
+        rotation, named = front.rotation, {"a": b'{"model":"a"}', "b": b'{"model":"b"}'}
+        rotation.take(Terms(names=frozenset(named)))
+        rotation.close(1)
+        rotation.admit(2, front.upstream.uds, "b", ("b",))
+
+        def answer_to(body: bytes) -> bytes:
+            if body == named["b"] and front.upstream.bodies.count(body) == 1:
+                rotation.lose(2)
+                return b""
+            return _GOOD
+
+        front.upstream.answer_to = answer_to
+        on_trial = asyncio.create_task(front.post(named["b"]))
+        while not rotation.held:  # noqa: ASYNC110 (nothing tells us but asking)
+            await asyncio.sleep(0.01)
+        rotation.admit(3, front.upstream.uds, "a", ("a",))
+        assert body_of(await front.post(named["a"])) == body_of(_GOOD)
+        assert not on_trial.done()
+        rotation.admit(4, front.upstream.uds, "b", ("b",))
+        assert body_of(await on_trial) == body_of(_GOOD)
+        for generation in (2, 3, 4):
+            await rotation.retire(generation)
+
+
+async def test_those_that_wait_beside_a_trial_are_held_within_the_bounds() -> None:
+    first, slow = b'{"first":1}', _GOOD[:-3] + PAUSE * 30 + _GOOD[-3:]
+    async with running(hold_max=2) as front:
+        bodies = front.upstream.bodies
+
+        def answer_to(body: bytes) -> bytes:
+            if body == first and bodies.count(first) == 1:
+                front.die()
+                return b""
+            return slow if body == first else _GOOD
+
+        front.upstream.answer_to = answer_to
+        on_trial = asyncio.create_task(front.post(first))
+        while bodies.count(first) < 2:  # noqa: ASYNC110 (nothing tells us but asking)
+            await asyncio.sleep(0.01)
+        others = await asyncio.gather(*[front.post(b'{"n":%d}' % n) for n in range(6)])
+        assert body_of(await on_trial) == body_of(_GOOD)
+    statuses = sorted(answer.split()[1] for answer in others)
+    assert statuses == [b"200"] * 2 + [b"503"] * 4
 
 
 async def test_request_too_large_to_be_kept_is_refused_with_when_to_come_again() -> None:
@@ -230,6 +334,66 @@ async def test_client_that_hangs_up_while_it_waits_is_sent_nowhere() -> None:
         await asyncio.sleep(0.05)
         assert front.upstream.heads == []
     assert front.records[0].end is End.LEFT
+
+
+@pytest.mark.parametrize("is_reset", [True, False])
+async def test_client_whose_large_body_is_unread_can_hang_up_while_it_waits(
+    monkeypatch: pytest.MonkeyPatch, *, is_reset: bool
+) -> None:
+    monkeypatch.setattr(deliver, "_HANG_UP_S", 0.05)
+    async with running() as front:
+        front.rotation.close(1)
+        reader, writer = await front.connect()
+        # More than is read of it, and no more than is sent with nobody reading.
+        writer.write(get("/v1/x", "Content-Length: 9000000", method="POST") + b"x" * 200_000)
+        while not front.rotation.held:  # noqa: ASYNC110 (nothing tells us but asking)
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        assert front.rotation.held == 1, "who is there stays"
+        writer.transport.abort() if is_reset else writer.close()
+        async with asyncio.timeout(5):
+            while front.rotation.held:  # noqa: ASYNC110 (as above)
+                await asyncio.sleep(0.01)
+        front.rotation.admit(1, front.upstream.uds)
+        assert front.upstream.heads == []
+        del reader
+    assert front.records[0].end is End.LEFT
+
+
+async def test_bodies_that_stop_in_the_middle_count_as_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gateway_call, "_KEPT_BYTES_OF_ALL", 1_500_000)
+    begun = get("/v1/x", "Content-Length: 900000", method="POST") + b"x" * 800_000
+    async with running() as front:
+        front.rotation.close(1)
+        clients = []
+        for _ in range(4):
+            clients.append(await front.connect())
+            clients[-1][1].write(begun)
+        # Two are read and kept as far as they go; the others go on as they come, and only once.
+        while front.rotation.held < 2:  # noqa: ASYNC110 (nothing tells us but asking)
+            await asyncio.sleep(0.01)
+        for _, writer in clients:
+            writer.close()
+        while front.rotation.held:  # noqa: ASYNC110 (as above)
+            await asyncio.sleep(0.01)
+        # All is given back: a whole one is kept again.
+        front.rotation.admit(1, front.upstream.uds)
+        dying(front, _DEAD)
+        assert body_of(await front.post(b"x" * 900_000)) == body_of(_GOOD)
+        assert len(front.upstream.bodies) == 2
+
+
+async def test_sign_of_life_is_only_for_routes_that_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deliver, "_ALIVE_EVERY_S", 0.01)
+    async with running() as front:
+        front.rotation.close(1)
+        front.upstream.answer_to = lambda _: _GOOD
+        asked = asyncio.create_task(front.post(_STREAM, "/v1/embeddings"))
+        await asyncio.sleep(0.1)
+        front.rotation.admit(1, front.upstream.uds)
+        assert body_of(await asked) == body_of(_GOOD)
 
 
 async def test_errors_are_in_the_shape_of_the_clients_api() -> None:

@@ -9,6 +9,7 @@ import pytest
 from multidict import CIMultiDict
 
 from cahoots_vllm.control.backend import Backend
+from cahoots_vllm.control.rotation import Rotation
 from cahoots_vllm.core.errors import CahootsError
 from cahoots_vllm.gateway import trial
 from cahoots_vllm.gateway.call import Body, Call
@@ -41,29 +42,28 @@ async def test_end_of_a_worker_that_is_no_death_is_nobodys_fault() -> None:
         assert charges == Charges()
 
 
-async def test_first_delivery_needs_no_turn() -> None:
-    trials = Trials()
-    first, second = Trial(trials, 0), Trial(trials, 0)
-    await first.wait()
-    await second.wait()
-    async with worker() as backend:
-        first.begin(call("a"), backend)
-        assert (backend.on_trial, backend.suspects) == (None, 0)
+async def entered(trials: Trials, backend: Backend) -> Trial:
+    """Return one that has its turn on the worker."""
+    one = Trial(trials, None)
+    one.enter()
+    assert await one.wait(backend)
+    return one
 
 
 async def test_turns_are_one_at_a_time_and_end_by_themselves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(trial, "_TRIAL_S", 0.05)
-    trials = Trials()
-    first, second = Trial(trials, 1), Trial(trials, 1)
+    trials = Trials(Rotation())
+    second = Trial(trials, None)
     async with worker() as backend:
-        await first.wait()
-        waiting = asyncio.create_task(second.wait())
+        first = await entered(trials, backend)
+        second.enter()
+        waiting = asyncio.create_task(second.wait(backend))
         first.begin(call("a"), backend)
         await asyncio.sleep(0.01)
         assert not waiting.done()
-        await waiting
+        assert await waiting
         assert (backend.on_trial, backend.suspects) == (None, 1)
         second.begin(call("b"), backend)
         assert (backend.on_trial, backend.suspects) == ("b", 2)
@@ -72,35 +72,67 @@ async def test_turns_are_one_at_a_time_and_end_by_themselves(
         assert (backend.on_trial, backend.suspects) == (None, 0)
 
 
+async def test_all_of_a_series_share_the_time_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_ALL_TRIALS_S", 0.4)
+    trials = Trials(Rotation())
+    many = [Trial(trials, None) for _ in range(40)]
+    for one in many:
+        one.enter()
+    assert trials.series == len(many)
+    async with worker() as backend, asyncio.timeout(3):  # 5 s each without, or 1.6 s one by one
+        for one in many:
+            assert await one.wait(backend)
+            one.begin(call("a"), backend)
+        for one in many:
+            one.end()
+    assert trials.series == 0
+
+
+async def test_turn_on_a_worker_that_is_gone_by_then_is_none() -> None:
+    trials = Trials(Rotation())
+    second = Trial(trials, None)
+    async with worker() as backend:
+        first = await entered(trials, backend)
+        waiting = asyncio.create_task(second.wait(backend))
+        await asyncio.sleep(0)
+        backend.closed.set()
+        first.end()
+        assert not await waiting
+        second.end()
+        assert not backend.turn.locked()
+
+
 async def test_cancelled_waiter_leaves_the_turn_to_the_next() -> None:
-    trials = Trials()
-    first, second, third = (Trial(trials, 1) for _ in range(3))
-    await first.wait()
-    waiting = asyncio.create_task(second.wait())
-    await asyncio.sleep(0)
-    waiting.cancel()
-    await asyncio.gather(waiting, return_exceptions=True)
-    second.end()
-    first.end()
-    await asyncio.wait_for(third.wait(), 1)
-    assert trials.waiting == 0
+    trials = Trials(Rotation())
+    second = Trial(trials, None)
+    async with worker() as backend:
+        first = await entered(trials, backend)
+        second.enter()
+        waiting = asyncio.create_task(second.wait(backend))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        second.end()
+        first.end()
+        assert trials.series == 0
+        third = await asyncio.wait_for(entered(trials, backend), 1)
+        third.end()
 
 
 async def test_who_has_passed_is_spared_once_and_the_one_on_trial_is_to_blame() -> None:
-    trials, harmless, poison = Trials(), call("harmless"), call("poison")
+    trials, harmless, poison = Trials(Rotation()), call("harmless"), call("poison")
     passed, guilty = Charges(deaths=1), Charges(deaths=1)
     async with worker() as backend:
-        turns = Trial(trials, 1), Trial(trials, 1)
-        await turns[0].wait()
-        turns[0].begin(harmless, backend)
-        turns[0].passed()
-        await turns[1].wait()
-        turns[1].begin(poison, backend)
+        before = await entered(trials, backend)
+        before.begin(harmless, backend)
+        before.passed()
+        turn = await entered(trials, backend)
+        turn.begin(poison, backend)
         backend.lost.set()
-        turns[1].end()  # whichever of the two finds out first
+        turn.end()  # whichever of the two finds out first
         passed.count(harmless, backend)
         guilty.count(poison, backend)
-        turns[0].end()
+        before.end()
         assert (passed.deaths, guilty.deaths) == (1, trial.DEATHS)
         # The other one was there, too: it may yet be that one.
         assert "poison" in str(trials.convict(poison, backend))
@@ -113,10 +145,9 @@ async def test_who_has_passed_is_spared_once_and_the_one_on_trial_is_to_blame() 
 
 
 async def test_who_alone_can_be_to_blame_is_refused_when_it_comes_again() -> None:
-    trials, poison = Trials(), call("poison")
+    trials, poison = Trials(Rotation()), call("poison")
     async with worker() as backend:
-        turn = Trial(trials, 1)
-        await turn.wait()
+        turn = await entered(trials, backend)
         turn.begin(poison, backend)
         backend.lost.set()
         turn.end()

@@ -1,6 +1,7 @@
 """The client of the engine's socket, against an upstream that says exactly what it is told to."""
 
 import asyncio
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -493,3 +494,45 @@ async def test_pouring_ends_with_the_engine() -> None:
         await answer.pour(lambda _: True)
         with pytest.raises(BrokenOffError):
             await answer.read()
+
+
+async def test_engine_whose_queue_of_connections_is_full_is_waited_for() -> None:
+    with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_UNIX) as listener:
+        uds = Path(name) / "engine.sock"
+        listener.bind(str(uds))
+        listener.listen(0)  # one waits in it, and no more
+        client = EngineClient(uds)
+
+        async def ask() -> bytes:
+            async with client.request(GET, None) as answer:
+                return await answer.read()
+
+        asked = [asyncio.create_task(ask()) for _ in range(3)]
+        await asyncio.sleep(0.2)
+        assert not any(task.done() for task in asked)
+        for _ in asked:
+            accepted, _ = await asyncio.to_thread(listener.accept)
+            await asyncio.to_thread(accepted.recv, 9999)
+            accepted.sendall(OK)
+            accepted.close()
+        assert await asyncio.gather(*asked) == [b"ok"] * 3
+        client.close()
+
+
+async def test_retired_while_it_waits_for_a_full_queue_is_unreachable() -> None:
+    with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_UNIX) as listener:
+        uds = Path(name) / "engine.sock"
+        listener.bind(str(uds))
+        listener.listen(0)
+        client = EngineClient(uds)
+
+        async def ask() -> None:
+            async with client.request(GET, None):
+                pass
+
+        asked = [asyncio.create_task(ask()) for _ in range(2)]
+        await asyncio.sleep(0.1)
+        client.close()
+        with pytest.raises(UnreachableError, match="retired"):
+            await asyncio.wait_for(asked[1], 2)
+        asked[0].cancel()

@@ -59,10 +59,10 @@ class Asking:
     @asynccontextmanager
     async def _body(self, request: web.Request) -> AsyncIterator[bytes]:
         body = await self._bodies.read(request, self._deliverer.settings.hold_timeout_s)
-        if not body.is_whole:
-            what = f"the request is larger than {_MAX_BYTES >> 20} MiB, or too many are"
-            raise CahootsError(Kind.BUSY, what, "send smaller images, or try again later")
         try:
+            if not body.is_whole:
+                what = f"the request is larger than {_MAX_BYTES >> 20} MiB, or too many are"
+                raise CahootsError(Kind.BUSY, what, "send smaller images, or try again later")
             yield body.head
         finally:
             self._bodies.release(body)
