@@ -70,6 +70,15 @@ class Exit:
                 Kind.CONFLICT, "the daemon is being replaced already", "wait for it to be back"
             )
         self._is_leaving = True
+        try:
+            await self._try_files()
+        except BaseException:
+            # Cancelled, too: who asked has hung up. A signal may have begun to leave meanwhile.
+            self._is_leaving = self._supervisor.leaves_worker
+            raise
+        self._asked.put_nowait(Ending.REPLACED)
+
+    async def _try_files(self) -> None:
         # With the same view of the world as ourselves: packaged, without any PYTHONPATH.
         python = [sys.executable, "-I" if sys.flags.isolated else "-P"]
         for argv, remedy in (
@@ -77,18 +86,18 @@ class Exit:
             (["-m", "cahoots_vllm.main", *sys.argv[1:], "--check"], "mend the settings"),
         ):
             if not await self._succeeds([*python, *argv]):
-                self._is_leaving = False
                 raise CahootsError(
                     Kind.CONFLICT,
                     "the daemon on disk would not start, so this one stays",
                     f"see why in its log (journalctl -u cahoots-vllm), and {remedy}",
                 )
-        self._asked.put_nowait(Ending.REPLACED)
 
     async def _succeeds(self, argv: list[str]) -> bool:
         child = self._children.start(Command(argv, os.environ, cwd=str(Path.cwd())))
-        done, _ = await asyncio.wait({child.exit_status}, timeout=_TRIAL_DEADLINE_S)
-        child.send_signal(signal.SIGKILL)
+        try:
+            done, _ = await asyncio.wait({child.exit_status}, timeout=_TRIAL_DEADLINE_S)
+        finally:
+            child.send_signal(signal.SIGKILL)  # it is reaped without anybody waiting
         return bool(done) and child.exit_status.result() == 0
 
     async def wait(self) -> Ending:
@@ -115,7 +124,11 @@ class Exit:
         if isinstance(asked, Ending):
             return asked
         self._signal = asked.name
-        return Ending.RESTARTED if await self._is_restarted() else Ending.STOPPED
+        try:
+            return Ending.RESTARTED if await self._is_restarted() else Ending.STOPPED
+        except asyncio.CancelledError:
+            self._asked.put_nowait(asked)  # nobody has acted on it: see `hand_on_signals`
+            raise
 
     async def _is_restarted(self) -> bool:
         """Whether systemd will start a daemon again, which finds the worker."""

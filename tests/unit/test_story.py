@@ -54,11 +54,11 @@ class _Handler(logging.Handler):
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+def told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Told:
     one = Told()
     log = logging.getLogger("cahoots_vllm")
     monkeypatch.setattr(log, "handlers", [_Handler(one)])
-    monkeypatch.setattr(log, "level", logging.INFO)
+    caplog.set_level(logging.INFO, log.name)
     return one
 
 
