@@ -5,6 +5,7 @@ the socket may look. `PrivateUsers=yes` would turn every peer into 65534: the un
 """
 
 import grp
+import logging
 import os
 import socket
 import struct
@@ -16,10 +17,12 @@ from aiohttp import web
 
 from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.core.wire import GROUP
+from cahoots_vllm.host.process_info import user_name
 
 _SO_PEERGROUPS = getattr(socket, "SO_PEERGROUPS", 59)  # asm-generic/socket.h
 _UCRED = struct.Struct("3i")
 _MAX_GROUPS_BYTES = 1024  # the most CPython's getsockopt takes: 256 groups
+_LOG = logging.getLogger(__name__)
 
 
 class Access(Enum):
@@ -70,3 +73,11 @@ def check(peer: Peer, access: Access) -> None:
         f"uid {peer.uid} may look but not change anything",
         f"ask root to add the user to the group: usermod -aG {GROUP} NAME, then log in again",
     )
+
+
+def tell_change(request: web.Request, what: str) -> None:
+    """Write into the journal what was changed and by whom, as `story` does for operations."""
+    peer = request[PEER]
+    who = f"{user_name(peer.uid)} (uid {peer.uid}), pid {peer.pid}"
+    fields = {"CAHOOTS_UID": str(peer.uid), "CAHOOTS_PID": str(peer.pid)}
+    _LOG.info("%s, asked for by %s", what, who, extra={"fields": fields})

@@ -1,12 +1,11 @@
 """`/v1/bench`: what was measured on this host, and what a bench needs to know to measure."""
 
-import logging
 from dataclasses import dataclass
 
 from aiohttp import web
 from pydantic import TypeAdapter
 
-from cahoots_vllm.api.access import PEER, Access
+from cahoots_vllm.api.access import Access, tell_change
 from cahoots_vllm.api.bodies import read_body
 from cahoots_vllm.api.routes import Route
 from cahoots_vllm.control.bench_history import (
@@ -15,8 +14,6 @@ from cahoots_vllm.control.bench_history import (
     BenchResult,
     BenchWorker,
 )
-
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +41,7 @@ class BenchHandlers:
     async def add(self, request: web.Request) -> web.Response:
         """Keep what was measured of the ready worker."""
         record = await self.history.add(await read_body(request, BenchResult))
-        peer = request[PEER]
-        _LOG.info("a bench of %s is kept for uid %d", record.target.model, peer.uid)
+        tell_change(request, f"a bench of {record.target.model} is kept")
         body = record.model_dump_json()
         return web.Response(body=body.encode(), content_type="application/json")
 

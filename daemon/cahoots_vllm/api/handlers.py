@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from aiohttp import web
 from pydantic import TypeAdapter
 
 from cahoots_vllm import __version__
-from cahoots_vllm.api.access import PEER
+from cahoots_vllm.api.access import PEER, tell_change
 from cahoots_vllm.api.bodies import read_number, read_swap_model
 from cahoots_vllm.control.event_hub import EventHub
 from cahoots_vllm.control.learned import Learned
@@ -26,7 +25,6 @@ from cahoots_vllm.control.supervisor import Supervisor
 from cahoots_vllm.core.config_view import config_entries
 from cahoots_vllm.core.wire import Phase
 
-_LOG = logging.getLogger(__name__)
 _STATUS = TypeAdapter(Status)
 _LESSONS = TypeAdapter(tuple[LessonStatus, ...])
 _KEEP_ALIVE_S = 15.0
@@ -75,8 +73,7 @@ class Handlers:
     async def daemon_reexec(self, request: web.Request) -> web.Response:
         """Let the daemon become the one on disk; the worker goes on."""
         await self.replace_daemon()
-        caller = _caller(request)
-        _LOG.info("daemon-reexec asked for by uid %s, pid %s", caller.uid, caller.pid)
+        tell_change(request, "daemon-reexec")
         return web.json_response({"pid": os.getpid(), "version": __version__}, status=202)
 
     async def reload(self, request: web.Request) -> web.Response:
@@ -113,7 +110,9 @@ class Handlers:
 
     async def abort_operation(self, request: web.Request) -> web.Response:
         """End an operation and go back to what was before it."""
-        return _accepted(self.supervisor.asks.abort(request.match_info["id"]))
+        operation = self.supervisor.asks.abort(request.match_info["id"])
+        tell_change(request, f"the end of operation {operation.id}")
+        return _accepted(operation)
 
     async def memory(self, _request: web.Request) -> web.Response:
         """What starts have taught about memory, the oldest first."""
@@ -125,10 +124,8 @@ class Handlers:
         """Forget it, for one model or for all; a running worker is left as it is."""
         model = request.query.get("model")
         count = self.supervisor.asks.forget_memory(model)
-        caller, what = _caller(request), f"about {model!r}" if model is not None else "about all"
-        _LOG.info(
-            "what was learned is forgotten (%s) by uid %d: %d lessons", what, caller.uid, count
-        )
+        what = f"about {model!r}" if model is not None else "about all"
+        tell_change(request, f"what was learned is forgotten ({what}): {count} lessons")
         return web.json_response({"forgotten": count})
 
     async def event_stream(self, request: web.Request) -> web.StreamResponse:

@@ -1,19 +1,17 @@
 """The models on disk: list, pull, remove, prune."""
 
-import logging
 from dataclasses import dataclass
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from cahoots_vllm.api.access import PEER, Access
+from cahoots_vllm.api.access import PEER, Access, tell_change
 from cahoots_vllm.api.bodies import read_body
 from cahoots_vllm.api.routes import Route
 from cahoots_vllm.control.models import ModelOnDisk, Models, Pruned
 from cahoots_vllm.control.operation import Caller, operation_view
 from cahoots_vllm.control.pulls import Pulls
 
-_LOG = logging.getLogger(__name__)
 _MODELS = TypeAdapter(list[ModelOnDisk])
 _PRUNED = TypeAdapter(list[Pruned])
 
@@ -52,7 +50,7 @@ class ModelHandlers:
         revision = request.query.get("rev")
         freed = await self.models.remove(repo, revision)
         what = f"{repo}@{revision}" if revision else repo
-        _LOG.info("%s removed from disk by uid %d: %d bytes", what, _caller(request).uid, freed)
+        tell_change(request, f"{what} removed from disk: {freed} bytes")
         return web.json_response({"removed": what, "freed_bytes": freed})
 
     async def prune(self, request: web.Request) -> web.Response:
@@ -61,8 +59,7 @@ class ModelHandlers:
         found = await self.models.prune(is_dry_run=is_dry_run)
         if found and not is_dry_run:
             freed = sum(one.size_bytes for one in found)
-            uid = _caller(request).uid
-            _LOG.info("%d unused things removed by uid %d: %d bytes", len(found), uid, freed)
+            tell_change(request, f"{len(found)} unused things removed: {freed} bytes")
         body = b'{"pruned":' + _PRUNED.dump_json(found) + b"}"
         return web.Response(body=body, content_type="application/json")
 

@@ -46,11 +46,12 @@ def owner_name(pid: int, proc: Path = _PROC) -> str:
         uid = (proc / str(pid)).stat().st_uid  # the effective one, even of an undumpable process
     except _UNREADABLE:
         return ""
-    return _user_name(uid)
+    return user_name(uid)
 
 
 @lru_cache(maxsize=256)
-def _user_name(uid: int) -> str:
+def user_name(uid: int) -> str:
+    """Return a user's name, the uid where it has none."""
     # Remembered: the answer may come from a directory server, slowly.
     try:
         return pwd.getpwuid(uid).pw_name
