@@ -50,7 +50,9 @@ class Shortage:
 
 def _name(holder: Holder) -> str:
     size = f", {holder.memory_bytes >> 20} MiB" if holder.memory_bytes is not None else ""
-    return f"{holder.command or 'a process'} (pid {holder.pid}, user {holder.user}{size})"
+    # As a service one sees other users' processes by pid only (ProtectProc=).
+    user = f", user {holder.user}" if holder.user else ""
+    return f"{holder.command or 'a process'} (pid {holder.pid}{user}{size})"
 
 
 @dataclass(frozen=True, slots=True)

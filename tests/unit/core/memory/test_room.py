@@ -70,6 +70,12 @@ def test_a_shortage_names_the_largest_holder_first() -> None:
     assert str(room(10.0).shortage(900)).endswith("held by processes not visible here")
 
 
+def test_holder_that_is_hidden_is_named_by_its_pid() -> None:
+    hidden = Holder(9, "", "", 5 * GIB)
+    shortage = str(room(10.0, hidden).shortage(900))
+    assert shortage.endswith("held by a process (pid 9, 5120 MiB)")
+
+
 def test_memory_of_our_own_earlier_worker_is_told_apart() -> None:
     ours, theirs = room(10.0, ANN, OURS).shortage(900), room(10.0, ANN).shortage(900)
     assert ours is not None
