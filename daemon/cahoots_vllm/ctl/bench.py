@@ -39,7 +39,7 @@ def bench(ctx: Context) -> int:
     status = ctx.client.call("GET", "/v1/status")
     worker = _ready_worker(view, status)
     _check_model(ctx.args.model, worker, status)
-    gateway = _gateway(status)
+    gateway = gateway_route(status)
     asker = Asker(gateway)
     try:
         load = _load(ctx, asker, worker["serving"])
@@ -75,8 +75,16 @@ def _check_model(wanted: str | None, worker: Json, status: Json) -> None:
         )
 
 
-def _gateway(status: Json) -> Route:
-    url = urlsplit(str((status.get("endpoint") or ["http://127.0.0.1:8001/v1"])[0]))
+def gateway_route(status: Json) -> Route:
+    """Return the way through the gateway. Raises CahootsError (CONFLICT) where none is by TCP."""
+    urls = [str(url) for url in status.get("endpoint") or () if str(url).startswith("http://")]
+    if not urls:
+        raise CahootsError(
+            Kind.CONFLICT,
+            "cannot measure: the gateway listens at no TCP address",
+            'add one to gateway.listen in cahoots-vllm.toml, such as "127.0.0.1"',
+        )
+    url = urlsplit(urls[0])
     address = (url.hostname or "127.0.0.1", url.port or 80)
     return Route("gateway", address, url.path.rstrip("/"), os.environ.get("OPENAI_API_KEY"))
 
