@@ -40,6 +40,7 @@ class EnvFile:
     provider: str | None
     model: str | None
     port: int
+    has_key: bool = False  # in LOCAL_LLM_URL: the gateway asks for it
 
     @property
     def is_local(self) -> bool:
@@ -58,14 +59,15 @@ def read(path: Path, python: Path) -> EnvFile:
     values: dict[str, str | None] = json.loads(done.stdout)
     url = values["LOCAL_LLM_URL"] or f"http://localhost:{DEFAULT_PORT}/v1"
     try:
-        port = urlsplit(url).port or HTTP_PORT
+        parts = urlsplit(url)
+        port = parts.port or HTTP_PORT
     except ValueError as error:
         remedy = f"write it like LOCAL_LLM_URL=http://localhost:{DEFAULT_PORT}/v1"
-        message = f"{path}: LOCAL_LLM_URL={url} has no valid port"
+        message = f"{path}: LOCAL_LLM_URL has no valid port"
         raise SetupError(message, remedy) from error
     provider = (values["LLM_PROVIDER"] or "").strip().lower()
     model = (values["LOCAL_LLM_MODEL"] or "").strip()
-    return EnvFile(path, provider or None, model or None, port)
+    return EnvFile(path, provider or None, model or None, port, bool(parts.password))
 
 
 def create(path: Path, model: str, port: int) -> None:

@@ -164,7 +164,7 @@ def _serve(plan: Plan, engine: engines.Engine) -> int:
         say(f"      it serves no model until LLM_PROVIDER in {plan.env.path} says local")
     else:
         ctl = [str(programs / "cahootsctl"), "--socket", own_socket]
-        announce(foreground, ctl, _ready_text(plan, programs))
+        announce(foreground, ctl, ready_text(plan, programs))
     return foreground.wait()
 
 
@@ -174,13 +174,18 @@ def _wire() -> ModuleType:
     return importlib.import_module("cahoots_vllm.core.wire")
 
 
-def _ready_text(plan: Plan, programs: Path) -> str:
+def ready_text(plan: Plan, programs: Path) -> str:
+    """Return what to do next. A key is not shown: a terminal is read by others, too."""
     url = f"http://localhost:{plan.port}/v1"
     question = {"role": "user", "content": "What is the capital of France?"}
     body = json.dumps({"model": plan.model, "temperature": 0, "messages": [question]})
+    key, hint = "", ""
+    if plan.env.has_key:
+        key = ' -H "Authorization: Bearer $KEY"'
+        hint = f"\n    KEY is the password in LOCAL_LLM_URL, in {plan.env.path}"
     return f"""\
   {plan.model} is served at {url}
   try it:
-    curl {url}/chat/completions -H 'Content-Type: application/json' -d '{body}'
+    curl {url}/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'{hint}
   look at it:  {programs}/cahootsctl status
   Ctrl-C stops everything"""
