@@ -11,7 +11,7 @@ from cahoots_vllm.ctl.check import CHECK_OPTIONS, model_check
 _EPILOG = """exit status:
   0 done   1 failed   2 usage   3 not ready (status, wait)
   4 daemon unreachable   5 timed out   77 not permitted   78 bad settings
-  130 interrupted"""
+  130 interrupted   141 output closed"""
 
 _MOST = 1_000_000
 
