@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final
 
 from cahoots_vllm.control.handover import Handover
-from cahoots_vllm.control.standby_maker import AGAIN_S, NO_ANSWER, StandbyMaker
+from cahoots_vllm.control.standby_maker import AGAIN_S, StandbyMaker, trouble_of
 from cahoots_vllm.control.standby_wish import Wanted, want
 from cahoots_vllm.control.status import StandbyStatus
 from cahoots_vllm.core.launch import LaunchSpec
@@ -119,8 +119,9 @@ class StandbyKeeper:
         self._note()
         try:
             wanted = await self._want(launch, settings)
-        except TimeoutError:  # the plain start will say what is wrong with the disk
+        except OSError as error:  # a TimeoutError is one; what ails the disk ends no daemon
             wanted = None
+            self._put_off(f"cannot look at the host: {trouble_of(error)}")
         except BaseException:
             if standby is not None:
                 standby.discard()
@@ -153,7 +154,7 @@ class StandbyKeeper:
                     await self._look()
                 except OSError as error:  # a TimeoutError is one, and its thread still hangs
                     pause_s = AGAIN_S
-                    self._put_off(f"cannot look at the host: {error.strerror or NO_ANSWER}")
+                    self._put_off(f"cannot look at the host: {trouble_of(error)}")
                 try:
                     async with asyncio.timeout(pause_s):
                         await self._changed.wait()
@@ -179,7 +180,7 @@ class StandbyKeeper:
                 partial(end_standbys, parent, self._found), deadline_s=_END_DEADLINE_S
             )
         except OSError as error:  # an empty one is no harm, and taken by the next of its number
-            _LOG.warning("a standby's cgroup, left behind, stays: %s", error.strerror or NO_ANSWER)
+            _LOG.warning("a standby's cgroup, left behind, stays: %s", trouble_of(error))
 
     async def _look(self) -> None:
         settings, goal = self._settings, self._state.goal

@@ -17,7 +17,6 @@ from cahoots_vllm.worker.standby_source import start_standby
 
 # After memory was scarce, or a standby was of no use: not again before this.
 AGAIN_S: Final = 300.0
-NO_ANSWER: Final = "no answer in time"
 _DEADLINE_S: Final = 5.0
 # After so many in a row that never got warm, of the same engine and environment: not before this.
 _FEW: Final = 3
@@ -59,8 +58,7 @@ class StandbyMaker:
         except CahootsError as error:
             self.count_failure(wanted.print, error.message, has_been_warm=False)
         except OSError as error:
-            at = f"{error.filename}: " if error.filename else ""
-            self.put_off(f"cannot start one: {at}{error.strerror or NO_ANSWER}")
+            self.put_off(f"cannot start one: {trouble_of(error)}")
         return None
 
     def _is_put_off(self, made_for: str) -> bool:
@@ -100,3 +98,9 @@ class StandbyMaker:
         if why and why == self.why and wait_s > 0:
             return f"{why}; another is tried in {math.ceil(wait_s / 60)} min"
         return why
+
+
+def trouble_of(error: OSError) -> str:
+    """Return what is wrong with the host, and where; a TimeoutError may have no words."""
+    at = f"{error.filename}: " if error.filename else ""
+    return f"{at}{error.strerror or 'no answer in time'}"

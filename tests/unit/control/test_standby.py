@@ -424,6 +424,27 @@ async def test_start_does_not_wait_for_a_disk_that_hangs(
     assert made[0].is_discarded
 
 
+async def test_start_is_plain_where_the_engines_cache_cannot_be_looked_into(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, made: list[Fake]
+) -> None:
+    monkeypatch.setattr(standby_maker, "AGAIN_S", 300.0)
+    kept = keeper()
+    await look(kept, state())
+
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    monkeypatch.setattr(
+        standby_wish, "child_environment", lambda *_, **__: {"VLLM_CACHE_ROOT": "/root"}
+    )
+    assert await kept.take(LAUNCH, SETTINGS) is None
+    assert made[0].is_discarded
+    why = "cannot look at the host: /root/standby-1.modules: Permission denied"
+    assert caplog.messages == [f"no standby is kept for the next start: {why}"]
+    assert kept.status.why == f"{why}; another is tried in 5 min"
+
+
 def left_behind(made_for: str) -> Notes:
     return Notes(SimpleNamespace(number=7, made_for=made_for))
 
