@@ -61,10 +61,10 @@ class StandbyKeeper:
         is_other = before is None or _for_any_model(settings) != _for_any_model(before)
         if is_other:
             self._maker.forget()
-        is_news = state.is_served != self._state.is_served or is_other
-        self._state, self._settings = state, settings
-        if is_news or state.goal != self._state.goal:
+        seen = self._state
+        if state.is_served != seen.is_served or state.goal != seen.goal or is_other:
             self._changed.set()
+        self._state, self._settings = state, settings
 
     @property
     def status(self) -> StandbyStatus:

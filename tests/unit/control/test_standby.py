@@ -283,6 +283,19 @@ async def test_other_settings_are_looked_at_at_once(
     run.cancel()
 
 
+async def test_one_that_nobody_wants_any_more_is_ended_at_once(
+    monkeypatch: pytest.MonkeyPatch, made: list[Fake]
+) -> None:
+    monkeypatch.setattr(module, "_LOOK_S", 60.0)
+    kept = keeper()
+    kept.update(state(), SETTINGS)
+    run = asyncio.ensure_future(kept.run())
+    await until(lambda: bool(made))
+    kept.update(state(goal=None), SETTINGS)
+    await until(lambda: made[0].is_discarded)
+    run.cancel()
+
+
 async def test_dead_one_is_not_called_warm(made: list[Fake]) -> None:
     kept = keeper()
     await look(kept, state())
