@@ -7,6 +7,7 @@ that somebody gave back: each tries again what a person would have to start agai
 import asyncio
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,8 @@ class CureWatch:
         self._send = send
         self._task: asyncio.Task[None] | None = None
         self._cures = 0
-        self._is_looking = False
+        # Held by the thread that looks: one that could not be had does not leave it taken.
+        self._inside = threading.Lock()
 
     def update(self, state: State, settings: Settings, tasks: asyncio.TaskGroup) -> None:
         """Watch exactly while the goal has failed."""
@@ -95,8 +97,6 @@ class CureWatch:
 
     async def _look(self, cause: Cause, goal: LaunchSpec, settings: Settings) -> _Sight | None:
         """Return what is there now, None when a disk or a GPU does not answer."""
-        if self._is_looking:
-            return None  # a disk that hangs is not asked again before it answered
         free: tuple[tuple[int, int], ...] = ()
         gpus: frozenset[str] = frozenset()
         try:
@@ -104,7 +104,6 @@ class CureWatch:
                 devices = await self._gate.read(is_cpu=settings.engine.is_cpu)
                 gpus = frozenset(device.key for device in devices)
                 free = tuple(_needed(d.free_bytes, d.total_bytes) for d in devices)
-            self._is_looking = True
             return await run_blocking(
                 lambda: self._look_at_disk(cause, goal, gpus, free), deadline_s=_DEADLINE_S
             )
@@ -117,11 +116,13 @@ class CureWatch:
         goal: LaunchSpec,
         gpus: frozenset[str],
         free: tuple[tuple[int, int], ...],
-    ) -> _Sight:
+    ) -> _Sight | None:
+        if not self._inside.acquire(blocking=False):
+            return None  # a disk that hangs is not asked again before it answered
         try:
             return self._sight(cause, goal, gpus, free)
         finally:
-            self._is_looking = False
+            self._inside.release()
 
     def _sight(
         self,

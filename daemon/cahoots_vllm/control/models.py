@@ -192,7 +192,8 @@ async def _on_disk(what: str, call: Callable[[], _T]) -> _T:
     try:
         return await run_blocking(call, deadline_s=_DISK_DEADLINE_S)
     except TimeoutError as error:
-        said = f"cannot {what}: no answer in {_DISK_DEADLINE_S:.0f} s, it goes on"
+        why = error.strerror or f"no answer in {_DISK_DEADLINE_S:.0f} s, it goes on"
+        said = f"cannot {what}: {why}"
         raise CahootsError(Kind.INTERNAL, said, "look at the disk of the cache") from error
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""

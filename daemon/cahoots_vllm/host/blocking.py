@@ -1,6 +1,7 @@
 """The one helper for calls that block: NVML, disk, hub. Each has a deadline."""
 
 import asyncio
+import errno
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,6 +12,9 @@ _T = TypeVar("_T")
 
 async def run_blocking(call: Callable[[], _T], *, deadline_s: float) -> _T:
     """Run a blocking call in a thread. Raises TimeoutError after the deadline.
+
+    Also, and at once, where no thread can be had (TasksMax=): to callers it is the same, a host
+    that gives no answer.
 
     The thread of a call that hangs (a GPU that fell off the bus) cannot be ended; callers must
     not ask again before it came back. It is a thread of its own, not of an executor: both asyncio
@@ -36,6 +40,9 @@ async def run_blocking(call: Callable[[], _T], *, deadline_s: float) -> _T:
         with suppress(RuntimeError):  # the loop is closed: the daemon has ended meanwhile
             loop.call_soon_threadsafe(settle, result, error)
 
-    threading.Thread(target=work, name="blocking", daemon=True).start()
+    try:
+        threading.Thread(target=work, name="blocking", daemon=True).start()
+    except RuntimeError as error:
+        raise TimeoutError(errno.EAGAIN, "no thread can be had just now") from error
     async with asyncio.timeout(deadline_s):
         return await answer

@@ -22,8 +22,6 @@ from cahoots_vllm.host.process_info import environ_value
 _POLL_S = 0.02
 _STUCK_S = 10.0
 _LOOK_DEADLINE_S = 2.0
-# It hangs, or none can be started (TasksMax=): a worker is ended all the same.
-_NO_THREAD = (TimeoutError, RuntimeError)
 _GROWTH_MIB = 8.0
 _PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 1024 / 1024
 
@@ -81,10 +79,11 @@ class WorkerTree:
     async def note_shared_memory(self) -> None:
         """Remember what it shares by name: the dead cannot be asked, nor can some of the hung.
 
-        A process that hangs in its memory's lock lets nobody read its mappings (mmap_lock).
+        A process that hangs in its memory's lock lets nobody read its mappings (mmap_lock). It is
+        ended all the same, as where no thread can be had for the look.
         """
         look = partial(shared_memory.mapped, self.pids())
-        with suppress(*_NO_THREAD):
+        with suppress(TimeoutError):
             self._shared |= await run_blocking(look, deadline_s=_LOOK_DEADLINE_S)
 
     async def kill(self, on_stuck: Callable[[str], None]) -> None:
@@ -107,7 +106,7 @@ class WorkerTree:
             self._children.reap_orphans()
             await asyncio.sleep(_POLL_S)
         self._children.reap_orphans()
-        with suppress(*_NO_THREAD):
+        with suppress(TimeoutError):
             take_away = partial(shared_memory.unlink, self._shared)
             await run_blocking(take_away, deadline_s=_LOOK_DEADLINE_S)
         if self._cgroup is not None:

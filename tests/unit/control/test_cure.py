@@ -1,6 +1,7 @@
 """What was missing appears: the failed goal is tried again, and only then."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -95,6 +96,24 @@ async def test_mended_model_files_are_a_cure(world: World) -> None:
     async with asyncio.TaskGroup() as tasks:
         with ended(world, tasks):
             world.update(world.failed(Cause.CORRUPT_WEIGHTS), tasks)
+            assert await hears(world) is None
+            (world.model / "model.safetensors").write_bytes(b"whole")
+            assert "files were changed" in str(await hears(world))
+
+
+async def test_moment_without_a_thread_to_be_had_does_not_end_the_watch(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        message = "can't start new thread"
+        raise RuntimeError(message)
+
+    async with asyncio.TaskGroup() as tasks:
+        with ended(world, tasks):
+            with monkeypatch.context() as patch:
+                patch.setattr(threading.Thread, "start", refuse)
+                world.update(world.failed(Cause.CORRUPT_WEIGHTS), tasks)
+                assert await hears(world) is None
             assert await hears(world) is None
             (world.model / "model.safetensors").write_bytes(b"whole")
             assert "files were changed" in str(await hears(world))

@@ -11,7 +11,8 @@ from cahoots_vllm.core.errors import CahootsError, Kind
     [
         (PermissionError(13, "Permission denied", "/cache/x"), "Permission denied: /cache/x"),
         (OSError(30, "Read-only file system"), "Read-only file system"),
-        (TimeoutError(), "no answer in 60 s"),
+        (TimeoutError(), "no answer in 60 s, it goes on"),
+        (TimeoutError(11, "no thread can be had just now"), "no thread can be had just now"),
     ],
 )
 async def test_disk_that_refuses_is_told_with_the_place(error: OSError, said: str) -> None:

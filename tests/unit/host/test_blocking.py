@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -36,6 +37,19 @@ async def test_error_comes_back_as_it_was() -> None:
 async def test_deadline_is_kept() -> None:
     with pytest.raises(TimeoutError):
         await run_blocking(lambda: time.sleep(0.5), deadline_s=0.01)
+
+
+async def test_host_without_a_thread_to_spare_gives_no_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        message = "can't start new thread"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(TimeoutError) as refused:
+        await run_blocking(lambda: 7, deadline_s=5)
+    assert refused.value.strerror == "no thread can be had just now"
 
 
 def test_call_that_hangs_keeps_nobody_from_ending() -> None:
