@@ -7,8 +7,10 @@ of ours left behind is ended here; what somebody else holds is named.
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from cahoots_vllm.core.evidence import Device, Holder
 from cahoots_vllm.core.launch import WORKER_MARK, LaunchSpec
@@ -51,6 +53,9 @@ class Gate:
         """`mark` is the beginning of WORKER_MARK's value in every worker of this daemon."""
         self._gpus = gpus
         self._mark = mark
+        self._turn = asyncio.Lock()
+        # Held by the thread that looks, as NvmlReader's: what hangs is not asked again and again.
+        self._inside = threading.Lock()
 
     async def read(self, *, is_cpu: bool) -> tuple[Device, ...]:
         """Return the devices now: the GPUs, or for the CPU engine the host.
@@ -58,12 +63,13 @@ class Gate:
         Where /proc or the user database does not answer, a GPU has no holders that are known, and
         of the host nothing is known: a start will tell.
         """
-        gpus = () if is_cpu else await self._gpus.read()
-        look = self._host if is_cpu else lambda: tuple(map(self._device, gpus))
-        try:
-            return await run_blocking(look, deadline_s=_READ_DEADLINE_S)
-        except (OSError, TimeoutError):
-            return tuple(map(_without_holders, gpus))
+        async with self._turn:  # whoever comes meanwhile waits for an answer of now
+            gpus = () if is_cpu else await self._gpus.read()
+            look = partial(self._look, gpus, is_cpu=is_cpu)
+            try:
+                return await run_blocking(look, deadline_s=_READ_DEADLINE_S)
+            except OSError:  # a TimeoutError is one
+                return tuple(map(_without_holders, gpus))
 
     async def measure(
         self,
@@ -99,6 +105,14 @@ class Gate:
                     on_ended(pid)
             before = found
             await asyncio.sleep(_POLL_S)
+
+    def _look(self, gpus: tuple[Gpu, ...], *, is_cpu: bool) -> tuple[Device, ...]:
+        if not self._inside.acquire(blocking=False):
+            raise TimeoutError  # a look that was given up has not come back
+        try:
+            return self._host() if is_cpu else tuple(map(self._device, gpus))
+        finally:
+            self._inside.release()
 
     def _host(self) -> tuple[Device, ...]:
         memory = host_memory.read_host_memory()

@@ -3,11 +3,13 @@
 import asyncio
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from cahoots_vllm.control import gate as module
 from cahoots_vllm.control.gate import Gate, Sleeping
 from cahoots_vllm.core.evidence import Device
 from cahoots_vllm.core.launch import WORKER_MARK, LaunchSpec
@@ -162,3 +164,43 @@ async def test_host_that_does_not_answer_is_no_device(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(host_memory, "read_host_memory", fail)
     assert await Gate(Gpus(()), MARK).read(is_cpu=True) == ()
+
+
+async def test_process_that_hangs_costs_one_thread_however_often_it_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hangs, hung = threading.Event(), threading.Event()
+    inside: list[int] = []
+
+    def hang(pid: int) -> str:
+        inside.append(pid)
+        hangs.set()
+        hung.wait(20)
+        return ""
+
+    monkeypatch.setattr(process_info, "owner_name", hang)
+    monkeypatch.setattr(module, "_READ_DEADLINE_S", 0.05)
+    gate = Gate(Gpus((gpu(20.0, os.getpid()),)), MARK)
+    (device,) = await gate.read(is_cpu=False)
+    assert hangs.wait(5)
+    monkeypatch.setattr(module, "_READ_DEADLINE_S", 5.0)
+    for _ in range(5):
+        (device,) = await gate.read(is_cpu=False)
+        assert (device.free_bytes, device.holders) == (4 * GIB, ())
+        assert await gate.read(is_cpu=True) == ()
+    assert inside == [os.getpid()]
+    hung.set()
+    while not device.holders:  # it came back: the next look sees them again
+        (device,) = await gate.read(is_cpu=False)
+    assert [holder.pid for holder in device.holders] == [os.getpid()]
+
+
+async def test_all_who_look_at_once_see_the_holders(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look(_: int) -> str:
+        time.sleep(0.02)
+        return "somebody"
+
+    monkeypatch.setattr(process_info, "owner_name", look)
+    gate = Gate(Gpus((gpu(20.0, os.getpid()),)), MARK)
+    found = await asyncio.gather(*(gate.read(is_cpu=False) for _ in range(8)))
+    assert [len(device.holders) for (device,) in found] == [1] * 8
