@@ -26,12 +26,17 @@ async def go_on(
     is_found = supervisor.find_worker()
     standby = keeper.find_again(supervisor.settings)
     spared = standby.pid if standby is not None else None
+
+    def say_stuck(text: str) -> None:
+        _LOG.warning("a worker of an earlier daemon %s", text)
+
     if is_found and (worker := supervisor.worker) is not None:
         _LOG.log(level, "going on with the last daemon's worker, pid %s", worker.pid)
-        count = await end_others(cgroup_parent, runtime_dir, worker.number, spared)
+        count = await end_others(cgroup_parent, runtime_dir, worker.number, spared, say_stuck)
     else:
         # Also a worker that was started and not yet noted.
-        count = await end_all(cgroup_parent, runtime_dir, state_file.record.worker, spared)
+        noted = state_file.record.worker
+        count = await end_all(cgroup_parent, runtime_dir, noted, spared, say_stuck)
         state_file.save(worker=None)
     if count:
         _LOG.warning("ended %d processes that an earlier daemon left behind", count)

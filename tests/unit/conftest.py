@@ -11,7 +11,10 @@ _MAY_BLOCK = {
     "cahoots_vllm/host/process_info.py": {"read_environ"},
     "cahoots_vllm/host/children.py": {"own_children", "start"},
     "cahoots_vllm/ending.py": {"_succeeds"},  # getcwd
-    "cahoots_vllm/host/cgroup.py": {"kill", "is_populated", "pids", "make", "remove"},
+    "cahoots_vllm/host/cgroup.py": {
+        *("kill", "is_populated", "pids", "make", "remove"),
+        *("worker_cgroups", "standby_cgroups"),
+    },
     "cahoots_vllm/worker/output.py": {"_read"},  # the pipe's end is non-blocking
     # Names and lines on the runtime directory's tmpfs.
     "cahoots_vllm/worker/running.py": {"spawn", "find_again", "forget"},

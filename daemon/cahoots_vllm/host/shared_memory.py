@@ -5,11 +5,13 @@ were seen (shm_overview(7), multiprocessing.shared_memory).
 """
 
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 _PLACE = "/dev/shm/"  # noqa: S108 (names of others are looked at, none is made)
+_LOOK_S = 2.0
 # multiprocessing's, torch's, NCCL's, OpenMP's: whatever else a user has mapped is left alone.
 _KINDS = ("psm_", "sem.mp-", "torch_", "nccl-", "__KMP_")
 
@@ -24,6 +26,20 @@ def mapped(pids: Iterable[int], proc: Path = Path("/proc"), place: Path = Path(_
             # glibc makes a semaphore by another name, which is gone by the time it has its own.
             inodes.update(int(row.split(maxsplit=5)[4]) for row in rows if f" {_PLACE}" in row)
     return {name for name, inode in _names(place) if inode in inodes} if inodes else set()
+
+
+def mapped_in_time(pids: Iterable[int]) -> set[str]:
+    """Return as `mapped`, but nothing where that takes more than 2 s, or no thread can be had.
+
+    For those who are killed in any case: a process that hangs in its memory's lock (mmap_lock) lets
+    nobody read its mappings.
+    """
+    found: set[str] = set()
+    look = threading.Thread(target=lambda: found.update(mapped(pids)), daemon=True)
+    with suppress(RuntimeError):  # none can be had, maybe for all those that are to be killed
+        look.start()
+        look.join(_LOOK_S)
+    return set(found)
 
 
 def _names(place: Path) -> Iterator[tuple[str, int]]:

@@ -57,34 +57,63 @@ def mark_worker(
 
 
 async def end_all(
-    cgroup_parent: Path | None, runtime_dir: Path, mark: WorkerMark | None, spared: int | None
+    cgroup_parent: Path | None,
+    runtime_dir: Path,
+    mark: WorkerMark | None,
+    spared: int | None,
+    on_stuck: Callable[[str], None],
 ) -> int:
     """End every worker of earlier daemons; return how many processes there were, cgroups aside.
 
     `mark` is the one that was noted last; `spared` is the session, and first process, of a standby
-    that is gone on with. The caller holds the lock of the directory.
+    that is gone on with. `on_stuck` as of `end_group`. The caller holds the lock of the directory.
     """
     if cgroup_parent is not None:
         for path in cgroup.worker_cgroups(cgroup_parent):
             if spared not in cgroup.WorkerCgroup(path).pids():
-                await run_blocking(partial(end_cgroup, path), deadline_s=_END_DEADLINE_S)
+                await end_group(path, on_stuck)
     count = await end_marked(f"{runtime_dir}#", spared)
     count += await end_leftovers(mark) if mark is not None else 0
-    await run_blocking(partial(_forget_files, runtime_dir, None), deadline_s=_END_DEADLINE_S)
+    await _forget(runtime_dir, None)
     return count
 
 
 async def end_others(
-    cgroup_parent: Path | None, runtime_dir: Path, kept: int, spared: int | None
+    cgroup_parent: Path | None,
+    runtime_dir: Path,
+    kept: int,
+    spared: int | None,
+    on_stuck: Callable[[str], None],
 ) -> int:
     """End the workers of earlier daemons but the one named after `kept`; else as `end_all`."""
     own = f"worker-{kept}"
     for path in cgroup.worker_cgroups(cgroup_parent) if cgroup_parent is not None else ():
         if path.name.startswith("worker-") and path.name != own:
-            await run_blocking(partial(end_cgroup, path), deadline_s=_END_DEADLINE_S)
+            await end_group(path, on_stuck)
     count = await end_marked(f"{runtime_dir}#", spared, f"{runtime_dir}#{kept}")
-    await run_blocking(partial(_forget_files, runtime_dir, kept), deadline_s=_END_DEADLINE_S)
+    await _forget(runtime_dir, kept)
     return count
+
+
+async def end_group(path: Path, on_stuck: Callable[[str], None]) -> None:
+    """End what is in a worker's cgroup, and remove that; `on_stuck` is told who is left after 15 s.
+
+    Nobody waits for those: a driver or a disk that hangs is no reason not to serve.
+    """
+    group = cgroup.WorkerCgroup(path)
+    try:
+        await run_blocking(partial(end_cgroup, path), deadline_s=_END_DEADLINE_S)
+    except TimeoutError:  # no thread can be had, maybe for those in there: one write ends them
+        with suppress(FileNotFoundError):  # gone meanwhile
+            group.kill()
+    if group.is_populated:
+        on_stuck(f"has not ended yet: {', '.join(map(str, group.pids()))}")
+
+
+async def _forget(runtime_dir: Path, kept: int | None) -> None:
+    with suppress(TimeoutError):  # a start takes away what has its own number
+        forget = partial(_forget_files, runtime_dir, kept)
+        await run_blocking(forget, deadline_s=_END_DEADLINE_S)
 
 
 def _forget_files(runtime_dir: Path, kept: int | None) -> None:

@@ -278,7 +278,7 @@ class Worker:
         """
         running = self._running
         if running is None:
-            await clear_away(self._context, self.generation)
+            await clear_away(self._context, self.generation, self._reports.stuck)
             return
         if not at_once:
             running.child.send_signal(signal.SIGTERM)

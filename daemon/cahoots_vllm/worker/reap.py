@@ -43,7 +43,7 @@ def end_tree(group: Path | None, pid: int, started: int) -> None:
     shared: set[str] = set()
     look = partial(process_tree.session_processes, pid, started)
     while left := process_tree.look_twice(look):
-        shared |= shared_memory.mapped(process.pid for process in left)
+        shared |= shared_memory.mapped_in_time(process.pid for process in left)
         process_tree.kill(left, signal.SIGKILL)
         if time.monotonic() > deadline:
             return  # in an uninterruptible wait
@@ -55,7 +55,7 @@ def end_cgroup(path: Path) -> bool:
     """SIGKILL everything in a worker's cgroup and remove it; False: somebody cannot be killed."""
     worker = cgroup.WorkerCgroup(path)
     # First of all: one of them may be this process.
-    shared = shared_memory.mapped(worker.pids())
+    shared = shared_memory.mapped_in_time(worker.pids())
     shared_memory.unlink(shared)
     deadline = time.monotonic() + _DEADLINE_S
     while worker.is_populated:

@@ -10,27 +10,23 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 from cahoots_vllm.core.errors import CahootsError
 from cahoots_vllm.core.launch import WORKER_MARK, LaunchSpec, build_argv
 from cahoots_vllm.core.secret import is_secret_name
-from cahoots_vllm.host.blocking import run_blocking
 from cahoots_vllm.host.cgroup import WorkerCgroup
 from cahoots_vllm.host.children import Child, Command
 from cahoots_vllm.host.oom import expose
 from cahoots_vllm.host.process_info import read_environ
 from cahoots_vllm.host.process_tree import boot_id
 from cahoots_vllm.worker.context import WorkerContext
-from cahoots_vllm.worker.leftovers import WorkerMark, mark_worker
+from cahoots_vllm.worker.leftovers import WorkerMark, end_group, mark_worker
 from cahoots_vllm.worker.output import LineSink, OutputPump, line_file
-from cahoots_vllm.worker.reap import end_cgroup
 from cahoots_vllm.worker.tree import WorkerTree
 
 # Starts a command, in one way or another. Raises CahootsError (ENGINE_UNUSABLE) or OSError.
 Start = Callable[[Command], Awaitable[Child]]
 
-_END_DEADLINE_S = 20.0
 _PIPE_BYTES = 1 << 20  # nobody reads while the daemon restarts; an unprivileged user may have 1 MiB
 
 
@@ -107,11 +103,13 @@ async def spawn(
     )
 
 
-async def clear_away(context: WorkerContext, generation: int) -> None:
+async def clear_away(
+    context: WorkerContext, generation: int, on_stuck: Callable[[str], None]
+) -> None:
     """End what a start that came to nothing has left in its cgroup, and remove that."""
     cgroup = context.cgroup(generation)
     if cgroup is not None:
-        await run_blocking(partial(end_cgroup, cgroup.path), deadline_s=_END_DEADLINE_S)
+        await end_group(cgroup.path, on_stuck)
 
 
 def find_again(context: WorkerContext, mark: WorkerMark, sink: LineSink) -> Running | None:

@@ -118,20 +118,23 @@ async def test_shared_memory_of_the_ended_is_taken_away_and_no_others(tmp_path: 
         stranger = start(sharing("/elsewhere#1"))
         kept = start(sharing(f"{tmp_path}#2"))
         ended = start(sharing(f"{tmp_path}#1", kept))
-        assert await end_others(None, tmp_path, kept=2, spared=None) == 1
+        assert await end_others(None, tmp_path, kept=2, spared=None, on_stuck=pytest.fail) == 1
         assert not ended.memory.exists()
         assert kept.memory.exists()
         assert stranger.memory.exists()
-        assert await end_all(None, tmp_path, None, spared=kept.pid) == 0
+        assert await end_all(None, tmp_path, None, kept.pid, on_stuck=pytest.fail) == 0
         assert kept.memory.exists()
-        assert await end_all(None, tmp_path, None, None) == 1
+        assert await end_all(None, tmp_path, None, None, on_stuck=pytest.fail) == 1
         assert not kept.memory.exists()
         assert stranger.memory.exists()
 
 
 async def test_shared_memory_of_the_noted_session_is_taken_away(tmp_path: Path) -> None:
     with sharing("/elsewhere#1") as worker:
-        assert await end_all(None, tmp_path, mark_worker(1, worker.pid), None) == 1
+        assert (
+            await end_all(None, tmp_path, mark_worker(1, worker.pid), None, on_stuck=pytest.fail)
+            == 1
+        )
         assert not worker.memory.exists()
 
 
@@ -146,7 +149,7 @@ async def test_files_of_workers_that_are_gone_are_deleted(tmp_path: Path) -> Non
     for name in gone | kept | others:
         (tmp_path / name).touch()
     (tmp_path / "worker-3.log").mkdir()
-    await end_others(None, tmp_path, kept=12, spared=None)
+    await end_others(None, tmp_path, kept=12, spared=None, on_stuck=pytest.fail)
     assert _names(tmp_path) == kept | others | {"worker-3.log"}
-    await end_all(None, tmp_path, None, None)
+    await end_all(None, tmp_path, None, None, on_stuck=pytest.fail)
     assert _names(tmp_path) == others | {"worker-3.log"}
