@@ -119,7 +119,8 @@ class Effects:
             return False
         worker = self._worker(live.generation, live.plan.launch, settings)
         is_ready = live.stage is Stage.READY
-        if not worker.find_again(mark, is_ready=is_ready):
+        secrets = [secret.reveal() for _, secret in settings.secret_env]
+        if not worker.find_again(mark, secrets, is_ready=is_ready):
             return False
         self._found = worker
         for text in worker.recent_lines():

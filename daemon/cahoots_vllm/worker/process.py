@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -131,12 +131,13 @@ class Worker:
             if self._running is None and standby is not None:
                 await standby.end()
 
-    def find_again(self, mark: WorkerMark, *, is_ready: bool) -> bool:
+    def find_again(self, mark: WorkerMark, secrets: Iterable[str], *, is_ready: bool) -> bool:
         """Go on with the worker an earlier daemon left; False: nobody can.
 
-        `is_ready`: a token came out of it before. One that ended meanwhile is reported by `watch`.
+        `secrets` must not stand in its lines. `is_ready`: a token came out of it before. One that
+        ended meanwhile is reported by `watch`.
         """
-        self._running = find_again(self._context, mark, self._take_line)
+        self._running = find_again(self._context, mark, secrets, self._take_line)
         if self._running is None:
             return False
         self._is_ready = is_ready

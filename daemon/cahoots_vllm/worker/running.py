@@ -8,7 +8,7 @@ import fcntl
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from cahoots_vllm.core.errors import CahootsError
@@ -112,12 +112,14 @@ async def clear_away(
         await end_group(cgroup.path, on_stuck)
 
 
-def find_again(context: WorkerContext, mark: WorkerMark, sink: LineSink) -> Running | None:
+def find_again(
+    context: WorkerContext, mark: WorkerMark, secrets: Iterable[str], sink: LineSink
+) -> Running | None:
     """Return the worker an earlier daemon left, None where nobody could go on with it.
 
     It is known by boot, pid, start time and the mark in its environment. What is not surely it
     counts as ended: its last words are in the pipe, and say why. Without the pipe nobody could read
-    them, and a living one's next word would end it (EPIPE).
+    them, and a living one's next word would end it (EPIPE). `secrets` are those of the settings.
     """
     generation = mark.named_after
     pipes = context.store.take(_output_name(generation))
@@ -133,12 +135,12 @@ def find_again(context: WorkerContext, mark: WorkerMark, sink: LineSink) -> Runn
     context.store.put(_output_name(generation), pipes[0], is_polled=False)
     cgroup = context.cgroup(generation)
     is_in_cgroup = cgroup is not None and cgroup.path.exists()
-    # What it was given, not what the settings say by now.
-    secrets = [value for name, value in environ.items() if is_secret_name(name)]
+    # What it was given, and the settings' own: one that has ended has no environment any more.
+    given = [value for name, value in environ.items() if is_secret_name(name)]
     return Running(
         generation,
         child,
-        OutputPump(pipes[0], sink, secrets, line_file(context.runtime_dir, generation)),
+        OutputPump(pipes[0], sink, [*given, *secrets], line_file(context.runtime_dir, generation)),
         WorkerTree(
             child.pid,
             context.children,
