@@ -45,6 +45,9 @@ from types import ModuleType, TracebackType
 
 MARK = "CAHOOTS_VLLM_WORKER"  # core.launch.WORKER_MARK
 SPEC_BYTES = 1 << 20
+# Of why it is refused: it is the daemon that masks the secrets in them, and cuts them then to what
+# is shown. It takes 64 KiB a line; a character is up to 12 bytes of JSON.
+WHY_CHARS = 5000
 # What /bin/sh adds on the way into a cgroup (host.children), to the plain command as well.
 _SHELLS = ("PWD", "OLDPWD", "SHLVL", "_")
 
@@ -275,10 +278,10 @@ def main() -> None:
     try:
         argv = stand_by(sock, options)
     except RefusedError as error:
-        say(sock, state="refused", why=str(error))
+        say(sock, state="refused", why=str(error)[:WHY_CHARS])
         os._exit(0)
     except Exception as error:  # noqa: BLE001 (whatever fails: the plain command has to do it)
-        say(sock, state="refused", why=f"{type(error).__name__}: {error}"[:500])
+        say(sock, state="refused", why=f"{type(error).__name__}: {error}"[:WHY_CHARS])
         os._exit(0)
     become(argv)
 

@@ -56,7 +56,7 @@ def warm_up(learned: Path | None) -> int:
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         why = f"cannot import vLLM: {type(error).__name__}: {error}"
-        raise ImportError(why[:500]) from error
+        raise ImportError(why) from error
     if not is_known:
         why = f"vLLM {version} is none that the standby knows"
         raise ImportError(why)

@@ -28,6 +28,7 @@ _GONE_WITHIN_S: Final = 2.0
 _REMOVE_EVERY_S: Final = 0.1
 _REMOVE_TRIES: Final = 50
 _MESSAGE_BYTES: Final = 64 * 1024
+_PROBLEM_CHARS: Final = 500
 
 
 class StandbyError(Exception):
@@ -126,7 +127,7 @@ class Standby:
             case "starting" if self._is_asked:
                 self._is_starting = True
             case "refused":
-                self._fail(f"refused: {str(message.get('why'))[:500]}")
+                self._fail(f"refused: {message.get('why')}")
             case _:
                 self._fail("says what is no message")
         self._news.set()
@@ -138,8 +139,9 @@ class Standby:
     def _fail(self, why: str) -> None:
         is_news = self._socket.fileno() >= 0  # not one let go of; nor the second problem
         if self.problem is None:
-            # What an import says may repeat what it was given.
-            self.problem = mask(why, self._secrets)
+            # What an import says may repeat what it was given. Masked before it is cut: half a
+            # secret would not be known as one.
+            self.problem = mask(why, self._secrets)[:_PROBLEM_CHARS]
         self.discard()
         self._news.set()
         if is_news:

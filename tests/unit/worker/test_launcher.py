@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cahoots_vllm.core.launch import WORKER_MARK
-from cahoots_vllm.worker import launcher
+from cahoots_vllm.worker import launcher, standby
 from cahoots_vllm.worker.launcher import RefusedError, changed_names, hear, read_spec
 
 SECRET = "hf_" + "0123456789abcdef"
@@ -28,6 +29,36 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         yield ours, theirs
+
+
+def test_reason_is_said_whole_so_that_a_secret_in_it_is_known(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+
+    def fail(*_: object) -> list[str]:
+        raise ValueError("x" * 480 + SECRET)
+
+    def say(sock: socket.socket, **message: object) -> None:
+        told.append(message)
+        sock.close()
+
+    monkeypatch.setattr(launcher, "stand_by", fail)
+    monkeypatch.setattr(launcher, "say", say)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    argv = ["launcher.py", "--room", "0", "--fd", str(os.dup(pair[1].fileno()))]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit):
+        launcher.main()
+    assert told == [{"state": "refused", "why": f"ValueError: {'x' * 480}{SECRET}"}]
+
+
+def test_longest_reason_is_a_line_that_the_daemon_takes(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = pair
+    launcher.say(theirs, state="refused", why="\U0001f600" * launcher.WHY_CHARS)
+    assert len(hear(ours)[0]) < standby._MESSAGE_BYTES  # noqa: SLF001 (it must not be exceeded)
 
 
 def test_mark_is_the_daemons() -> None:

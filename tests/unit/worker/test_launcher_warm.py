@@ -1,11 +1,24 @@
-"""What a standby notes of the modules that a start looks for."""
+"""What a standby says of its imports, and notes of the modules that a start looks for."""
 
+import importlib
 import os
 from pathlib import Path
 
 import pytest
 
-from cahoots_vllm.worker.launcher_warm import Notebook
+from cahoots_vllm.worker.launcher_warm import Notebook, warm_up
+
+
+def test_whole_reason_of_a_failed_import_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "x" * 1000
+
+    def fail(_: str) -> None:
+        raise ValueError(words)
+
+    monkeypatch.setattr(importlib, "import_module", fail)
+    with pytest.raises(ImportError) as told:
+        warm_up(None)
+    assert str(told.value) == f"cannot import vLLM: ValueError: {words}"
 
 
 def test_each_module_is_noted_once_and_not_again_by_the_next_standby(tmp_path: Path) -> None:

@@ -53,6 +53,16 @@ socket.socket(fileno=0).sendall(json.dumps(message).encode() + b"\\n")
     assert await become(standby(tmp_path, program)) == "refused: no header: Bearer ***"
 
 
+async def test_no_half_of_a_secret_is_left_where_it_is_cut(tmp_path: Path) -> None:
+    program = """
+import json, os, socket
+message = {"state": "refused", "why": "x" * 475 + os.environ["HF_TOKEN"] + "y" * 475}
+socket.socket(fileno=0).sendall(json.dumps(message).encode() + b"\\n")
+"""
+    said = await become(standby(tmp_path, program))
+    assert said == f"refused: {'x' * 475}***{'y' * 13}"
+
+
 async def test_one_that_never_gets_warm_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
