@@ -65,6 +65,8 @@ class Effects:
         # By generation: two while one starts beside another, or has just taken its place.
         self._running: dict[int, _Running] = {}
         self._found: Worker | None = None
+        # By generation: the deadline of one that was taken back must not end the next.
+        self._drains: dict[int, asyncio.Task[None]] = {}
         self._preparation = Preparation(parts, send, on_progress)
 
     def worker(self, generation: int) -> Worker | None:
@@ -94,12 +96,15 @@ class Effects:
             case Spawn(generation, launch):
                 self._spawn(generation, launch, settings, tasks)
             case Admit(generation):
+                self._cancel_drain(generation)
                 if (worker := self.worker(generation)) is not None:
                     self._admit(worker)
             case Drain(generation):
-                timeout_s = settings.gateway.drain_timeout_s
-                tasks.create_task(self._drain(generation, timeout_s), name=f"drain {generation}")
+                self._cancel_drain(generation)
+                drain = self._drain(generation, settings.gateway.drain_timeout_s)
+                self._drains[generation] = tasks.create_task(drain, name=f"drain {generation}")
             case Stop(generation):
+                self._cancel_drain(generation)
                 self._on_progress("", None)
                 tasks.create_task(self._stop(effect, settings), name=f"stop {generation}")
             case _:
@@ -215,6 +220,10 @@ class Effects:
         self._log_line(generation, text)
         self._parts.fit.line(generation, text, launch)
         self._parts.worker_log.line(generation, text)
+
+    def _cancel_drain(self, generation: int) -> None:
+        if (drain := self._drains.pop(generation, None)) is not None:
+            drain.cancel()
 
     async def _drain(self, generation: int, timeout_s: float) -> None:
         await self._parts.rotation.drain(generation, timeout_s)
