@@ -60,8 +60,8 @@ class Sleepers:
         self._settings: Settings | None = None
         self._changed = asyncio.Event()
         self._beds: list[_Bed] = []
-        # Taken out of their beds, and not gone yet.
-        self._ending: set[_Bed] = set()
+        # The ends of those taken out of their beds that are not gone yet.
+        self._ending: set[asyncio.Task[None]] = set()
 
     @property
     def status(self) -> tuple[SleeperStatus, ...]:
@@ -223,8 +223,7 @@ class Sleepers:
         """End each and return when nothing of them is left."""
         await self._end_all_of(self._beds, why)
         while self._ending:
-            await asyncio.gather(*(bed.sleeper.end(_say_stuck) for bed in self._ending))
-            self._ending.clear()
+            await asyncio.gather(*map(asyncio.shield, self._ending))
 
     async def _look(self) -> None:
         settings = self._settings
@@ -254,13 +253,22 @@ class Sleepers:
         return "its environment has changed" if bed.secrets != settings.secret_env else None
 
     async def _end_all_of(self, beds: Iterable[_Bed], why: str) -> None:
-        for bed in [bed for bed in beds if bed in self._beds]:
-            self._beds.remove(bed)
-            self._ending.add(bed)
-            level = logging.WARNING if bed.sleeper.death.done() else logging.INFO
-            _LOG.log(level, "%s, which slept, is ended: %s", bed.goal.model, why)
-            await bed.sleeper.end(_say_stuck)
-            self._ending.discard(bed)
+        """End each and return when they are gone.
+
+        An end that has begun is gone through with, even where its caller is cancelled: one left in
+        the middle of it would hold its memory, and nobody would know of it.
+        """
+        ends = [self._begin_end(bed, why) for bed in tuple(beds) if bed in self._beds]
+        await asyncio.gather(*map(asyncio.shield, ends))
+
+    def _begin_end(self, bed: _Bed, why: str) -> asyncio.Task[None]:
+        self._beds.remove(bed)
+        level = logging.WARNING if bed.sleeper.death.done() else logging.INFO
+        _LOG.log(level, "%s, which slept, is ended: %s", bed.goal.model, why)
+        end = asyncio.create_task(bed.sleeper.end(_say_stuck), name=f"end of {bed.goal.model}")
+        self._ending.add(end)
+        end.add_done_callback(self._ending.discard)
+        return end
 
 
 def _say_stuck(text: str) -> None:

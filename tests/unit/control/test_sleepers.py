@@ -36,6 +36,7 @@ class FakeSleeper:
         self.pid = 1
         self.death: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.is_ended = self.is_left = False
+        self.ends_after_s = 0.0
         self.running = SimpleNamespace(tree=SimpleNamespace(pids=lambda: [1, 2]))
 
     def check_alive(self) -> None:
@@ -46,7 +47,7 @@ class FakeSleeper:
         self.is_left = True
 
     async def end(self, _on_stuck: Callable[[str], None]) -> None:
-        await asyncio.sleep(0)
+        await asyncio.sleep(self.ends_after_s)
         self.is_ended = True
 
 
@@ -211,6 +212,31 @@ async def test_start_sees_the_one_it_wakes_and_may_end_the_others() -> None:
     assert await sleeping.end_one()
     assert (second.is_ended, models(made)) == (True, ["org/a"])
     assert not await sleeping.end_one()
+
+
+@pytest.mark.usefixtures("host")
+async def test_end_that_has_begun_is_gone_through_with_when_its_start_is_taken_back() -> None:
+    made = keeper()
+    sleeper = await put(made, "org/a")
+    sleeper.ends_after_s = 0.1
+    start = asyncio.ensure_future(made.beside("").end_one())
+    await asyncio.sleep(0.05)
+    start.cancel()
+    await asyncio.wait((start,))
+    assert (start.cancelled(), sleeper.is_ended) == (True, False)
+    await until(lambda: sleeper.is_ended)
+
+
+@pytest.mark.usefixtures("host")
+async def test_nobody_takes_one_whose_end_is_decided() -> None:
+    made = keeper()
+    first, second = await put(made, "org/a"), await put(made, "org/b")
+    first.ends_after_s = 0.05
+    end = asyncio.create_task(made.end_all("the test ends"))
+    await asyncio.sleep(0.01)
+    assert made.take("print of org/b") is None
+    await end
+    assert (first.is_ended, second.is_ended) == (True, True)
 
 
 @pytest.mark.usefixtures("host")
