@@ -33,7 +33,7 @@ from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.log_line import parse_line
 from cahoots_vllm.core.phases import StartProgress
 from cahoots_vllm.core.settings import Settings
-from cahoots_vllm.core.state import Stage
+from cahoots_vllm.core.state import Stage, State
 from cahoots_vllm.worker.leftovers import WorkerMark, mark_worker
 from cahoots_vllm.worker.process import Reports, Worker
 from cahoots_vllm.worker.sleeper import SleepError
@@ -75,6 +75,10 @@ class Effects:
             return running.worker
         found = self._found
         return found if found is not None and found.generation == generation else None
+
+    def update(self, state: State) -> None:
+        """Take what a step has made of the state, before its effects."""
+        self._preparation.update(state)
 
     def perform(self, effect: Effect, settings: Settings, tasks: asyncio.TaskGroup) -> None:
         """Start an effect; the answer comes as an event."""

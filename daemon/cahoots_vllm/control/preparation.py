@@ -29,6 +29,7 @@ from cahoots_vllm.core.evidence import Device
 from cahoots_vllm.core.launch import LaunchSpec
 from cahoots_vllm.core.memory import used_devices
 from cahoots_vllm.core.settings import Settings
+from cahoots_vllm.core.state import State
 
 
 class Preparation:
@@ -45,6 +46,7 @@ class Preparation:
         self._send = send
         self._on_progress = on_progress
         self._check: asyncio.Task[None] | None = None
+        self._gate: asyncio.Task[None] | None = None
         # All of the host's, as the last preflight saw them: lessons are kept by the used ones.
         self._devices: tuple[Device, ...] = ()
 
@@ -64,8 +66,9 @@ class Preparation:
             case CancelCheck():
                 self._cancel_check()
             case Measure(launch, is_beside):
+                self._cancel_gate()
                 measure = self._look_beside if is_beside else self._measure
-                tasks.create_task(measure(launch, settings), name="gate")
+                self._gate = tasks.create_task(measure(launch, settings), name="gate")
             case Remember(goal, launch, memory):
                 key = self._key(goal, asked_for(launch, memory), settings)
                 self._parts.learned.put(key, memory)
@@ -73,6 +76,14 @@ class Preparation:
                 asyncio.get_running_loop().call_at(at, self._send, Tick())
             case _:
                 assert_never(effect)
+
+    def update(self, state: State) -> None:
+        """End a look at the memory that nobody waits for any more.
+
+        It would take the worker that is started meanwhile for one that was left behind.
+        """
+        if state.measuring is None:
+            self._cancel_gate()
 
     async def look(self, settings: Settings) -> None:
         """Note the devices as they are now."""
@@ -86,6 +97,11 @@ class Preparation:
         if self._check is not None:
             self._check.cancel()
             self._check = None
+
+    def _cancel_gate(self) -> None:
+        if self._gate is not None:
+            self._gate.cancel()
+            self._gate = None
 
     async def _run_check(self, check: Check, settings: Settings) -> None:
         parts, goal, repairs = self._parts, check.goal, check.repairs

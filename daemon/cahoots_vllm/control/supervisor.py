@@ -162,6 +162,7 @@ class Supervisor:
         jitter = random.random()  # noqa: S311 (no secret)
         limits = replace(DEFAULT_LIMITS, memory=self.settings.memory, swap=self.settings.swap)
         self.state, effects = step(before, event, now, jitter=jitter, limits=limits)
+        self._effects.update(self.state)
         for effect in effects:
             self._effects.perform(effect, self.settings, self._tasks)
         self._wanted.follow(before, self.state)
