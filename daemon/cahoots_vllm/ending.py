@@ -187,9 +187,14 @@ class Exit:
             if again.done():
                 self._rotation.cut_off()
             again.cancel()
+        left: list[int] = []
         with suppress(asyncio.CancelledError):
-            await stopping
-        _LOG.info("stopped; no process of the worker is left")
+            left = await stopping
+        if left:
+            what = "stopped, but what a worker has left cannot be killed (a driver or a disk hangs)"
+            _LOG.error("%s: process %s", what, ", ".join(map(str, left)))
+        else:
+            _LOG.info("stopped; no process of the worker is left")
 
     async def _extend(self) -> None:
         """Say that a long drain is no hang; each wait has a deadline of its own."""

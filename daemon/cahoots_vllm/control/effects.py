@@ -38,6 +38,7 @@ from cahoots_vllm.worker.leftovers import WorkerMark, mark_worker
 from cahoots_vllm.worker.process import Reports, Worker
 from cahoots_vllm.worker.sleeper import SleepError
 
+_ABANDON_S = 10.0
 _LOG = logging.getLogger(__name__)
 
 
@@ -152,10 +153,19 @@ class Effects:
         await self._preparation.look(settings)
         await worker.watch()
 
+    def pids(self) -> list[int]:
+        """Return the living processes of every worker."""
+        return [pid for running in self._running.values() for pid in running.worker.pids()]
+
     async def abandon(self) -> None:
-        """End the workers' processes if the daemon goes down by an error: nobody else would."""
-        for running in self._running.values():
-            await running.worker.stop(at_once=True)
+        """End the workers' processes if the daemon goes down by an error: nobody else would.
+
+        What cannot be killed within 10 s is left: the daemon must end all the same.
+        """
+        stops = (running.worker.stop(at_once=True) for running in self._running.values())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_ABANDON_S):
+                await asyncio.gather(*stops)
 
     def _spawn(
         self, generation: int, launch: LaunchSpec, settings: Settings, tasks: asyncio.TaskGroup

@@ -7,6 +7,7 @@ within a budget of host memory. None outlives its daemon. Owns nothing of the st
 import asyncio
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -34,6 +35,7 @@ _DEADLINE_S: Final = 5.0
 # NVML lags behind what the engine has freed.
 _FREED_WITHIN_S: Final = 5.0
 _POLL_S: Final = 0.2
+_GONE_WITHIN_S: Final = 10.0
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -60,8 +62,8 @@ class Sleepers:
         self._settings: Settings | None = None
         self._changed = asyncio.Event()
         self._beds: list[_Bed] = []
-        # The ends of those taken out of their beds that are not gone yet.
-        self._ending: set[asyncio.Task[None]] = set()
+        # Taken out of their beds, and not gone yet.
+        self._ending: dict[_Bed, asyncio.Task[None]] = {}
 
     @property
     def status(self) -> tuple[SleeperStatus, ...]:
@@ -75,6 +77,11 @@ class Sleepers:
             )
             for bed in self._beds
         )
+
+    def pids(self) -> list[int]:
+        """Return the living processes of those that sleep, and of those that are being ended."""
+        beds = (*self._beds, *self._ending)
+        return [pid for bed in beds for pid in bed.sleeper.running.tree.pids()]
 
     def update(self, state: State, settings: Settings) -> None:
         """Take what a step has made of the state."""
@@ -217,13 +224,15 @@ class Sleepers:
                 except TimeoutError:
                     continue
         finally:
-            await self.end_all("the daemon ends")
+            with suppress(TimeoutError):  # one that cannot be killed keeps nobody from ending
+                async with asyncio.timeout(_GONE_WITHIN_S):
+                    await self.end_all("the daemon ends")
 
     async def end_all(self, why: str) -> None:
         """End each and return when nothing of them is left."""
         await self._end_all_of(self._beds, why)
         while self._ending:
-            await asyncio.gather(*map(asyncio.shield, self._ending))
+            await asyncio.gather(*map(asyncio.shield, self._ending.values()))
 
     async def _look(self) -> None:
         settings = self._settings
@@ -266,8 +275,8 @@ class Sleepers:
         level = logging.WARNING if bed.sleeper.death.done() else logging.INFO
         _LOG.log(level, "%s, which slept, is ended: %s", bed.goal.model, why)
         end = asyncio.create_task(bed.sleeper.end(_say_stuck), name=f"end of {bed.goal.model}")
-        self._ending.add(end)
-        end.add_done_callback(self._ending.discard)
+        self._ending[bed] = end
+        end.add_done_callback(lambda _: self._ending.pop(bed))
         return end
 
 

@@ -30,6 +30,9 @@ from cahoots_vllm.core.takeover import first_event, without_worker
 from cahoots_vllm.worker.leftovers import WorkerMark
 from cahoots_vllm.worker.process import Worker
 
+# SIGKILL, and memory back.
+_KILLED_WITHIN_S = 30.0
+
 
 class Supervisor:
     """Owns settings, lifecycle state and the running operation."""
@@ -117,11 +120,26 @@ class Supervisor:
         self._events.put_nowait(Tick())
         await self._is_settled.wait()
 
-    async def shut_down(self) -> None:
-        """Stop the worker for good and return when nothing of it is left."""
+    async def shut_down(self) -> list[int]:
+        """Stop the worker for good; return the processes that are left: none, as a rule.
+
+        Waits as long as drain, grace, kill and memory may take, and not for ever on a process in
+        an uninterruptible wait (state D): it would keep the host from its reboot.
+        """
         self.asks.is_closed = True
         self._demand.stop()
         self._handle(Want(None))
+        settings = self.settings
+        orderly_s = settings.gateway.drain_timeout_s + settings.worker.stop_grace_s
+        try:
+            async with asyncio.timeout(orderly_s + _KILLED_WITHIN_S):
+                await self._stopped()
+        except TimeoutError:
+            self.leaves_worker = False  # at the end of `run` each of them is killed once more
+            return sorted({*self._effects.pids(), *self._parts.sleepers.pids()})
+        return []
+
+    async def _stopped(self) -> None:
         while self.state.live is not None or self.state.beside is not None:
             self._is_settled.clear()
             await self._is_settled.wait()

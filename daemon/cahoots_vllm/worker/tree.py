@@ -89,8 +89,9 @@ class WorkerTree:
     async def kill(self, on_stuck: Callable[[str], None]) -> None:
         """SIGKILL until nobody is left.
 
-        Never gives up: a process in an uninterruptible wait (state D, a hung driver or disk) dies
-        once that ends. `on_stuck` is told who it is after 10 s, and again every 10 s.
+        Never gives up, who waits for it may: a process in an uninterruptible wait (state D, a hung
+        driver or disk) dies once that ends. `on_stuck` is told who it is after 10 s, and every 10 s
+        again.
         """
         said_at = asyncio.get_running_loop().time()
         await self.note_shared_memory()

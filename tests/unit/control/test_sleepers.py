@@ -228,6 +228,23 @@ async def test_end_that_has_begun_is_gone_through_with_when_its_start_is_taken_b
 
 
 @pytest.mark.usefixtures("host")
+async def test_one_that_cannot_be_killed_keeps_neither_the_others_nor_the_daemon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_GONE_WITHIN_S", 0.1)
+    made = keeper()
+    first, second = await put(made, "org/a"), await put(made, "org/b")
+    first.ends_after_s = 60.0
+    task = asyncio.create_task(made.run())
+    await asyncio.sleep(0.05)
+    task.cancel()
+    over, _ = await asyncio.wait((task,), timeout=5)
+    assert over
+    assert (first.is_ended, second.is_ended) == (False, True)
+    assert made.pids() == [1, 2]
+
+
+@pytest.mark.usefixtures("host")
 async def test_nobody_takes_one_whose_end_is_decided() -> None:
     made = keeper()
     first, second = await put(made, "org/a"), await put(made, "org/b")
