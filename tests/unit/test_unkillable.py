@@ -39,7 +39,7 @@ from cahoots_vllm.ending import Ending, Exit
 from cahoots_vllm.host import process_tree
 from cahoots_vllm.host.children import Children
 from cahoots_vllm.host.fd_store import FdStore
-from cahoots_vllm.host.gpu import NvmlReader
+from cahoots_vllm.host.gpu import Gpu, NvmlReader
 from cahoots_vllm.host.hub import ProcessHub
 from cahoots_vllm.host.notify import Notifier
 from cahoots_vllm.host.paths import user_paths
@@ -135,6 +135,33 @@ def daemon(ground: Ground, worker: "subprocess.Popen[bytes]") -> Daemon:
     gateway: Any = None  # of no use to a stop
     leaver = Exit(made, gateway, ground.rotation, manager, ground.children)
     return Daemon(made, leaver, manager, worker)
+
+
+class Loading:
+    """A GPU that somebody else loads more and more on: it is looked at for ten seconds."""
+
+    def __init__(self) -> None:
+        self.looks, self._used = 0, 8 << 30
+
+    async def read(self) -> tuple[Gpu, ...]:
+        self.looks += 1
+        self._used += 128 << 20
+        return (Gpu(0, "A", 24 << 30, self._used, None, None, (), "GPU-0"),)
+
+
+async def test_stop_ends_the_look_at_the_memory(ground: Ground) -> None:
+    gpus = Loading()
+    made, _ = build_supervisor(replace(ground, gate=Gate(gpus, "#")), keeps_override=True)
+    made.state = planned(ground)
+    running = asyncio.create_task(made.run())
+    while not gpus.looks:  # noqa: ASYNC110 (nothing tells)
+        await asyncio.sleep(0.01)
+    assert await made.shut_down() == []
+    looks = gpus.looks
+    await asyncio.sleep(0.5)
+    assert gpus.looks == looks
+    running.cancel()
+    await asyncio.wait((running,))
 
 
 async def test_stop_leaves_nothing(daemon: Daemon, caplog: pytest.LogCaptureFixture) -> None:
