@@ -72,6 +72,7 @@ class Exit:
         self._is_leaving = True
         try:
             await self._try_files()
+            self._supervisor.asks.refuse_while_stopping()  # a signal may have come meanwhile
         except BaseException:
             # Cancelled, too: who asked has hung up. A signal may have begun to leave meanwhile.
             self._is_leaving = self._supervisor.leaves_worker

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cahoots_vllm.core.errors import CahootsError
+from cahoots_vllm.core.errors import CahootsError, Kind
 from cahoots_vllm.ending import Ending, Exit
 from cahoots_vllm.host import systemd
 from cahoots_vllm.host.children import Children, own_children
@@ -37,10 +37,13 @@ async def at_once(_drain_s: float) -> None:
     return
 
 
-def made(leave: Callable[[float], Awaitable[None]] = at_once) -> Exit:
+def made(
+    leave: Callable[[float], Awaitable[None]] = at_once,
+    refuse_while_stopping: Callable[[], None] = lambda: None,
+) -> Exit:
     gateway_settings = SimpleNamespace(hold_timeout_s=5.0, drain_timeout_s=5.0)
     supervisor: Any = SimpleNamespace(
-        asks=SimpleNamespace(refuse_while_stopping=lambda: None),
+        asks=SimpleNamespace(refuse_while_stopping=refuse_while_stopping),
         settings=SimpleNamespace(gateway=gateway_settings),
         operations=SimpleNamespace(running=None),
         leaves_worker=False,
@@ -88,6 +91,22 @@ async def test_second_replacement_is_refused_while_one_is_tried(python: Interpre
         await ending.replace()
     asked.cancel()
     await until(lambda: own_children() == before)
+
+
+async def test_stop_that_comes_while_the_files_are_tried_goes_first(python: Interpreter) -> None:
+    """A replacement then would be taken for a second signal, which cuts requests off."""
+    stopping = CahootsError(Kind.CONFLICT, "the daemon is stopping", "start it again")
+    answers: list[CahootsError | None] = [None, stopping]
+
+    def refuse_while_stopping() -> None:
+        if (answer := answers.pop(0)) is not None:
+            raise answer
+
+    ending = made(refuse_while_stopping=refuse_while_stopping)
+    python("exit 0")
+    with pytest.raises(CahootsError, match="stopping"):
+        await ending.replace()
+    assert not answers
 
 
 async def test_signal_that_systemd_is_asked_about_is_not_lost(

@@ -249,8 +249,7 @@ class Effects:
         running = self._running.get(generation)
         if running is not None:
             running.task.cancel()
-            with suppress(asyncio.CancelledError):
-                await running.task
+            await asyncio.wait((running.task,))
             await self._parts.rotation.retire(generation)
             is_asleep = await self._put_to_sleep(running.worker, stop, settings)
             if not is_asleep:
