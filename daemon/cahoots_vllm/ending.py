@@ -72,12 +72,15 @@ class Exit:
         self._is_leaving = True
         try:
             await self._try_files()
-            self._supervisor.asks.refuse_while_stopping()  # a signal may have come meanwhile
-        except BaseException:
-            # Cancelled, too: who asked has hung up. A signal may have begun to leave meanwhile.
-            self._is_leaving = self._supervisor.leaves_worker
+        except BaseException:  # cancelled, too: who asked has hung up
+            self._is_leaving = self._is_told_to_end
             raise
         self._asked.put_nowait(Ending.REPLACED)
+
+    @property
+    def _is_told_to_end(self) -> bool:
+        """Whether a signal has come: it goes first, and no replacement is taken for a second."""
+        return bool(self._signal) or not self._asked.empty()
 
     async def _try_files(self) -> None:
         # With the same view of the world as ourselves: packaged, without any PYTHONPATH.
@@ -92,6 +95,8 @@ class Exit:
                     "the daemon on disk would not start, so this one stays",
                     f"see why in its log (journalctl -u cahoots-vllm), and {remedy}",
                 )
+        if self._is_told_to_end:
+            raise CahootsError(Kind.CONFLICT, "the daemon is ending", "start it again")
 
     async def _succeeds(self, argv: list[str]) -> bool:
         child = self._children.start(Command(argv, os.environ, cwd=str(Path.cwd())))

@@ -6,13 +6,14 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from cahoots_vllm.core.errors import CahootsError, Kind
+from cahoots_vllm.core.errors import CahootsError
 from cahoots_vllm.ending import Ending, Exit
 from cahoots_vllm.host import systemd
 from cahoots_vllm.host.children import Children, own_children
@@ -37,20 +38,28 @@ async def at_once(_drain_s: float) -> None:
     return
 
 
+async def none_left() -> list[int]:
+    return []
+
+
 def made(
     leave: Callable[[float], Awaitable[None]] = at_once,
-    refuse_while_stopping: Callable[[], None] = lambda: None,
+    shut_down: Callable[[], Awaitable[list[int]]] = none_left,
+    cut_off: Callable[[], None] = lambda: None,
 ) -> Exit:
     gateway_settings = SimpleNamespace(hold_timeout_s=5.0, drain_timeout_s=5.0)
     supervisor: Any = SimpleNamespace(
-        asks=SimpleNamespace(refuse_while_stopping=refuse_while_stopping),
+        asks=SimpleNamespace(refuse_while_stopping=lambda: None),
         settings=SimpleNamespace(gateway=gateway_settings),
         operations=SimpleNamespace(running=None),
-        leaves_worker=False,
+        leaves_worker=True,  # as under systemd
+        shut_down=shut_down,
     )
     gateway: Any = SimpleNamespace(leave=leave)
-    rotation: Any = SimpleNamespace(held=0)
-    notifier: Any = SimpleNamespace(is_heard=True, extend_timeout=lambda _s: None)
+    rotation: Any = SimpleNamespace(held=0, cut_off=cut_off)
+    notifier: Any = SimpleNamespace(
+        is_heard=True, extend_timeout=lambda _s: None, stopping=lambda: None
+    )
     return Exit(supervisor, gateway, rotation, notifier, Children())
 
 
@@ -93,20 +102,38 @@ async def test_second_replacement_is_refused_while_one_is_tried(python: Interpre
     await until(lambda: own_children() == before)
 
 
-async def test_stop_that_comes_while_the_files_are_tried_goes_first(python: Interpreter) -> None:
-    """A replacement then would be taken for a second signal, which cuts requests off."""
-    stopping = CahootsError(Kind.CONFLICT, "the daemon is stopping", "start it again")
-    answers: list[CahootsError | None] = [None, stopping]
-
-    def refuse_while_stopping() -> None:
-        if (answer := answers.pop(0)) is not None:
-            raise answer
-
-    ending = made(refuse_while_stopping=refuse_while_stopping)
-    python("exit 0")
-    with pytest.raises(CahootsError, match="stopping"):
+async def test_files_that_are_mended_can_be_tried_again(python: Interpreter) -> None:
+    ending = made()
+    python("exit 1")
+    with pytest.raises(CahootsError, match="would not start"):
         await ending.replace()
-    assert not answers
+    python("exit 0")
+    await ending.replace()
+
+
+async def test_signal_that_comes_while_the_files_are_tried_goes_first(
+    python: Interpreter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replacement then would be taken for a second signal, which cuts requests off."""
+    monkeypatch.setattr(systemd, "own_unit", lambda: None)
+    before, is_over, cuts = own_children(), asyncio.Event(), list[str]()
+
+    async def shut_down() -> list[int]:
+        await is_over.wait()
+        return []
+
+    ending = made(shut_down=shut_down, cut_off=partial(cuts.append, "cut off"))
+    waiting = asyncio.ensure_future(ending.wait())
+    python("exec sleep 0.3")
+    asked = asyncio.ensure_future(ending.replace())
+    await until(lambda: own_children() > before)
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(CahootsError, match="is ending"):
+        await asked
+    await asyncio.sleep(0.05)
+    is_over.set()
+    assert await waiting is Ending.STOPPED
+    assert not cuts
 
 
 async def test_signal_that_systemd_is_asked_about_is_not_lost(

@@ -22,6 +22,7 @@ from cahoots_vllm.host.gpu import Gpu, GpuReader
 _DEADLINE_S = 10.0
 _POLL_S = 0.2
 _READ_DEADLINE_S = 5.0
+_COMES_BACK_S = 1.0
 # Less than this between two looks is the noise of a host that lives.
 _STILL_BYTES = 64 * 1024 * 1024
 _LARGE_BYTES = 1 << 30
@@ -107,8 +108,9 @@ class Gate:
             await asyncio.sleep(_POLL_S)
 
     def _look(self, gpus: tuple[Gpu, ...], *, is_cpu: bool) -> tuple[Device, ...]:
-        if not self._inside.acquire(blocking=False):
-            raise TimeoutError  # a look that was given up has not come back
+        # One that was given up comes back soon; or it hangs, and this thread must not stay, too.
+        if not self._inside.acquire(timeout=_COMES_BACK_S):
+            raise TimeoutError
         try:
             return self._host() if is_cpu else tuple(map(self._device, gpus))
         finally:

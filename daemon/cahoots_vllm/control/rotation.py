@@ -218,7 +218,9 @@ class Rotation:
             async with asyncio.timeout(waiter.ask.timeout_s):
                 return await waiter.future
         except TimeoutError as error:
-            what = f"no worker was ready within {waiter.ask.timeout_s:.0f} s"
+            what = f"no worker was ready for it within {waiter.ask.timeout_s:.0f} s"
+            if self._open is not None and self._is_barred(self._open):
+                what += ": one that was in flight when a worker died is on trial first"
             problem = CahootsError(Kind.TIMED_OUT, what, "see cahootsctl status on the host")
             raise self.later(problem) from error
         finally:

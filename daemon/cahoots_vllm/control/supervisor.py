@@ -131,6 +131,8 @@ class Supervisor:
         self._handle(Want(None))
         settings = self.settings
         orderly_s = settings.gateway.drain_timeout_s + settings.worker.stop_grace_s
+        if settings.sleeps:
+            orderly_s += settings.sleep.timeout_s  # one may be falling asleep
         try:
             async with asyncio.timeout(orderly_s + _KILLED_WITHIN_S):
                 await self._stopped()

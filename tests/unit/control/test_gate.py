@@ -184,6 +184,7 @@ async def test_process_that_hangs_costs_one_thread_however_often_it_is_looked_at
     (device,) = await gate.read(is_cpu=False)
     assert hangs.wait(5)
     monkeypatch.setattr(module, "_READ_DEADLINE_S", 5.0)
+    monkeypatch.setattr(module, "_COMES_BACK_S", 0.05)
     for _ in range(5):
         (device,) = await gate.read(is_cpu=False)
         assert (device.free_bytes, device.holders) == (4 * GIB, ())
@@ -192,6 +193,23 @@ async def test_process_that_hangs_costs_one_thread_however_often_it_is_looked_at
     hung.set()
     while not device.holders:  # it came back: the next look sees them again
         (device,) = await gate.read(is_cpu=False)
+    assert [holder.pid for holder in device.holders] == [os.getpid()]
+
+
+async def test_look_after_one_that_was_given_up_sees_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = threading.Event()
+
+    def look(_: int) -> str:
+        looks.set()
+        time.sleep(0.1)
+        return "somebody"
+
+    monkeypatch.setattr(process_info, "owner_name", look)
+    gate = Gate(Gpus((gpu(20.0, os.getpid()),)), MARK)
+    given_up = asyncio.ensure_future(gate.read(is_cpu=False))
+    await asyncio.to_thread(looks.wait, 5)
+    given_up.cancel()
+    (device,) = await gate.read(is_cpu=False)
     assert [holder.pid for holder in device.holders] == [os.getpid()]
 
 

@@ -186,6 +186,19 @@ async def test_suspect_goes_first_to_its_own_worker_and_bars_no_other(*, is_choo
     await rotation.retire(2)
 
 
+async def test_who_waited_beside_a_trial_for_too_long_is_told_so() -> None:
+    rotation = Rotation()
+    rotation.bar(None)
+    with pytest.raises(CahootsError) as without:
+        await rotation.backend(_ask("a", timeout_s=0.01))
+    assert "trial" not in without.value.message
+    rotation.admit(1, _UDS, "a", ("a",))
+    with pytest.raises(CahootsError) as beside:
+        await rotation.backend(_ask("a", timeout_s=0.01))
+    assert "is on trial first" in beside.value.message
+    await rotation.retire(1)
+
+
 async def test_all_that_wait_for_a_model_are_served_together() -> None:
     rotation = Rotation()
     rotation.take(CHOICE)

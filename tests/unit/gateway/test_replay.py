@@ -249,6 +249,23 @@ async def test_trial_that_waits_for_its_worker_keeps_nobody_from_another() -> No
             await rotation.retire(generation)
 
 
+async def test_model_that_is_named_counts_once_it_matters_while_it_is_held() -> None:
+    async with running() as front:
+        rotation = front.rotation
+        rotation.close(1)
+        asked = asyncio.create_task(front.post(b'{"model":"b"}'))
+        while not rotation.held:  # noqa: ASYNC110 (nothing tells us but asking)
+            await asyncio.sleep(0.01)
+        rotation.take(Terms(names=frozenset("ab")))
+        rotation.admit(2, front.upstream.uds, "a", ("a",))
+        await asyncio.sleep(0.05)
+        assert (front.upstream.heads, rotation.held) == ([], 1)
+        rotation.admit(3, front.upstream.uds, "b", ("b",))
+        assert (await asked).endswith(b"ok")
+        for generation in (2, 3):
+            await rotation.retire(generation)
+
+
 async def test_those_that_wait_beside_a_trial_are_held_within_the_bounds() -> None:
     first, slow = b'{"first":1}', _GOOD[:-3] + PAUSE * 30 + _GOOD[-3:]
     async with running(hold_max=2) as front:
