@@ -449,11 +449,11 @@ async def test_start_is_plain_where_the_engines_cache_cannot_be_looked_into(
 
     monkeypatch.setattr(Path, "exists", refuse)
     monkeypatch.setattr(
-        standby_wish, "child_environment", lambda *_, **__: {"VLLM_CACHE_ROOT": "/root"}
+        standby_wish, "child_environment", lambda *_, **__: {"VLLM_CACHE_ROOT": "/closed"}
     )
     assert await kept.take(LAUNCH, SETTINGS) is None
     assert made[0].is_discarded
-    why = "cannot look at the host: /root/standby-1.modules: Permission denied"
+    why = "cannot look at the host: /closed/standby-1.modules: Permission denied"
     assert caplog.messages == [f"no standby is kept for the next start: {why}"]
     assert kept.status.why == f"{why}; another is tried in 5 min"
 
